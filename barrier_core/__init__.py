@@ -1,0 +1,68 @@
+"""Barriers for distributed jobs: chosen by name, installed as plugins, honest about the outcome."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from barrier_core.config import BarrierConfig, create_barrier, create_barrier_from_config
+from barrier_core.contract import Barrier, Capability
+from barrier_core.errors import (
+    BarrierConfigError,
+    BarrierConnectionError,
+    BarrierError,
+    BarrierFailedError,
+    BarrierPluginError,
+    BarrierSetupError,
+    BarrierTimeoutError,
+    BarrierUsageError,
+    BrokenBarrierError,
+    RankConflictError,
+    UnknownBarrierTypeError,
+)
+from barrier_core.hookspecs import hookimpl
+from barrier_core.ranks import RankInfo, RankStatus
+from barrier_core.registry import BARRIER_REGISTRY, register_barrier, registry
+from barrier_core.verdict import Verdict
+
+if TYPE_CHECKING:
+    DistBarrier: type[Barrier]
+    TCPStoreBarrier: type[Barrier]
+
+__all__ = [
+    "BARRIER_REGISTRY",
+    "Barrier",
+    "BarrierConfig",
+    "BarrierConfigError",
+    "BarrierConnectionError",
+    "BarrierError",
+    "BarrierFailedError",
+    "BarrierPluginError",
+    "BarrierSetupError",
+    "BarrierTimeoutError",
+    "BarrierUsageError",
+    "BrokenBarrierError",
+    "Capability",
+    "RankConflictError",
+    "RankInfo",
+    "RankStatus",
+    "UnknownBarrierTypeError",
+    "Verdict",
+    "create_barrier",
+    "create_barrier_from_config",
+    "hookimpl",
+    "register_barrier",
+]
+
+# torch has its two backends beside the contract. Here they are plugins: the names work where the
+# plugin is installed, and importing this package still imports neither.
+_SEED_NAMES = {"DistBarrier": "dist_barrier", "TCPStoreBarrier": "tcp_store"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _SEED_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return registry.get(_SEED_NAMES[name])
+    except UnknownBarrierTypeError as error:
+        # An ImportError, which `from barrier_core import ...` shows with its remedy.
+        raise BarrierPluginError(f"{name} is not installed: {error}") from error

@@ -1,0 +1,455 @@
+"""The barrier that any key-value store becomes by way of the round protocol."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import threading
+import time
+import weakref
+from collections import Counter
+from contextlib import suppress
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from barrier_core.agreement.log import Break, Log
+from barrier_core.agreement.processes import Beacon
+from barrier_core.agreement.protocol import Keys, RoundKeys, arrive, give_up, run
+from barrier_core.agreement.retire import COLLECT_EVERY, retire, retire_older
+from barrier_core.agreement.roster import Examiner, Member, join, leave, read_left
+from barrier_core.agreement.store import Connect, StoreLine, StoreLostError
+from barrier_core.agreement.watcher import Finding, Passed, SlowRound, Watcher
+from barrier_core.contract import (
+    Barrier,
+    Capability,
+    check_seconds,
+    describe_exception,
+    notify,
+)
+from barrier_core.errors import (
+    BarrierConfigError,
+    BarrierFailedError,
+    BarrierSetupError,
+    RankConflictError,
+    failure,
+)
+from barrier_core.hookspecs import plugin_manager
+from barrier_core.ranks import RankStatus, format_ranks, generation_from_environment
+from barrier_core.verdict import Verdict
+
+SLOW_AFTER_SECS = 0.25
+"""A round that takes longer gets looked after; until then a failure can cost nothing."""
+DEFAULT_HEARTBEAT_SECS = 5.0
+DEFAULT_LINGER_SECS = 30.0
+_LONGEST_NAME = 500  # characters of a prefix or tag, which become part of a key
+_LINGER_POLL_SECS = 0.05
+_ABORT_POLL_SECS = 0.02
+_STAGGER_ABOVE = 32  # ranks
+_STAGGER_SECS = 0.004  # per rank
+_MAX_STAGGER_SECS = 2.0
+
+BarrierPrefix = Annotated[
+    str, Meta(description="name of this barrier; barriers with different ones never meet")
+]
+Generation = Annotated[
+    str | None,
+    Meta(description="changes when the whole job restarts; from the launcher if not given"),
+]
+HeartbeatSecs = Annotated[
+    float, Meta(description="seconds between signs of life; 0: none, dead ranks are found by pid")
+]
+ProgressExtendsDeadline = Annotated[
+    bool, Meta(description="count the hard limit from the late ranks' last reported progress")
+]
+LingerSecs = Annotated[
+    float, Meta(description="how long the rank that hosts the store waits for others in close()")
+]
+
+
+class StoreBarrier(Barrier):
+    """A barrier over a key-value store, with every guarantee that the engine gives.
+
+    A backend derives from it, sets ``barrier_type`` and passes ``connect``.
+
+    Args:
+        global_rank: This process's rank, from 0.
+        global_world_size: Number of ranks that must arrive.
+        connect: Opens a line to the store; called twice, for the caller and for the watcher.
+        store_name: What messages call the store, such as ``TCP store at 10.0.0.1:29511``.
+        barrier_prefix: Name of this barrier in the store.
+        generation: Changes when the whole job restarts; from the launcher if None.
+        timeout_secs: Hard limit in seconds on one wait.
+        warn_after_secs: Soft limit in seconds after which observers hear who is missing.
+        heartbeat_secs: Seconds between signs of life; 0 turns them off.
+        progress_extends_deadline: Count the hard limit from the late ranks' last progress.
+        hosts_store: Whether the store dies with this process, which then leaves last.
+        linger_secs: How long, in seconds, a hosting rank waits for the others in ``close``.
+
+    Raises:
+        BarrierConfigError: An argument is out of range.
+        BarrierSetupError: The store cannot be reached.
+        RankConflictError: Another process has this rank, or the ranks disagree about the job.
+    """
+
+    capabilities: ClassVar[Capability] = (
+        Capability.TIMEOUT
+        | Capability.NAMES
+        | Capability.ONE_VERDICT
+        | Capability.ABORT
+        | Capability.TAGS
+        | Capability.PROGRESS
+        | Capability.LIVENESS
+        | Capability.GENERATIONS
+        | Capability.BOUNDED_STATE
+    )
+
+    def __init__(
+        self,
+        global_rank: int,
+        global_world_size: int,
+        *,
+        connect: Connect,
+        store_name: str,
+        barrier_prefix: str,
+        generation: str | None,
+        timeout_secs: float,
+        warn_after_secs: float | None,
+        heartbeat_secs: float,
+        progress_extends_deadline: bool,
+        hosts_store: bool = False,
+        linger_secs: float = DEFAULT_LINGER_SECS,
+    ) -> None:
+        super().__init__(global_rank, global_world_size, timeout_secs, warn_after_secs)
+        _check_name("barrier_prefix", barrier_prefix)
+        self._rank = global_rank
+        self._world_size = global_world_size
+        self._store_name = store_name
+        self._progress_extends_deadline = progress_extends_deadline
+        self._hosts_store = hosts_store
+        self._linger_secs = linger_secs
+        if heartbeat_secs:
+            check_seconds("heartbeat_secs", heartbeat_secs)
+        # Ranks that expire together would all ask the store at once. Spread out, the first decides
+        # and most of the rest hear of it: O(N) work for the store, not O(N^2).
+        self._stagger_secs = (
+            min(global_rank * _STAGGER_SECS, _MAX_STAGGER_SECS)
+            if global_world_size > _STAGGER_ABOVE
+            else 0.0
+        )
+        self._abort_reason: str | None = None
+        self._waiting_thread: int | None = None
+        self._finished: list[str] = []
+        """Keys of rounds that have passed and are to be removed; kept by rank 0."""
+        if generation is None:
+            generation = generation_from_environment()
+        self._seat = _Seat.take(self, (store_name, barrier_prefix, generation, global_rank))
+        self._keys = Keys(barrier_prefix, f"{generation}.{self._seat.number}")
+        beacon = None
+        try:
+            self._line: StoreLine = connect()
+            with suppress(OSError):
+                address = self._line.address()
+                beacon = Beacon(address) if address and heartbeat_secs else None
+            me = Member.myself(
+                self.rank_info, (address, beacon.port) if address and beacon else None
+            )
+            if global_rank == 0:
+                retire_older(self._line, self._keys)
+            join(self._line, self._keys, me, global_world_size)
+        except BaseException as error:
+            self._seat.give_back()
+            if isinstance(error, StoreLostError):
+                raise BarrierSetupError(f"cannot join through the {store_name}: {error}") from error
+            raise
+        self._beacon = beacon
+        self._examiner = Examiner(self._keys, me, heartbeat_secs)
+        self._watcher = Watcher(
+            connect,
+            self._keys,
+            global_rank,
+            global_world_size,
+            heartbeat_secs,
+            self._examiner,
+            beacon,
+        )
+        self._owner_pid = os.getpid()
+        _open_barriers.add(self)
+
+    def _wait(self, timeout_secs: float, tag: str) -> None:
+        _check_name("tag", tag)
+        started = time.monotonic()
+        keys = self._keys.round(self.round, tag)
+        self._waiting_thread = threading.get_ident()
+        arrived = False
+        try:
+            if self._watcher.notice is not None:
+                self._settle(keys, tag, self._watcher.notice, arrived)
+            arrived = True  # before it is true: an interrupted arrival may have reached the store
+            arrive(self._line, keys, self._rank, tag, self._world_size)
+            if not self._line.wait(min(SLOW_AFTER_SECS, timeout_secs)):
+                self._wait_slowly(keys, tag, started, timeout_secs)
+        except BarrierFailedError:
+            raise
+        except StoreLostError as error:
+            raise failure(self._lost(tag, error)) from error
+        except BaseException as interrupt:
+            # Ctrl-C, or whatever a signal handler raises: this rank leaves, so the round is broken.
+            why = Break("abort", self._rank, describe_exception(interrupt))
+            verdict = self._give_up(self.round, keys, tag, why, arrived)
+            if verdict is not None:
+                self.failed = failure(verdict)
+            raise
+        finally:
+            self._waiting_thread = None
+        if self._rank == 0:
+            self._collect(keys)
+
+    def _wait_slowly(self, keys: RoundKeys, tag: str, started: float, timeout_secs: float) -> None:
+        """Go on waiting, looked after by the watcher. Returns once the round has passed."""
+        listened = bool(plugin_manager.hook.barrier_waiting.get_hookimpls())
+        slow = SlowRound(
+            number=self.round,
+            tag=tag,
+            keys=keys,
+            started=started,
+            wake=self._line.wake,
+            report=self._report,
+            report_after=(self.warn_after_secs if listened else None) or math.inf,
+            needs_progress=self._progress_extends_deadline,
+        )
+        deadline = started + timeout_secs + self._stagger_secs
+        self._watcher.attend(slow)
+        try:
+            while True:
+                finding = slow.finding
+                if finding is None and self._abort_reason is not None:
+                    finding = Break("abort", self._rank, self._abort_reason)
+                if finding is None and time.monotonic() >= deadline:
+                    deadline = max(deadline, self._extended_deadline(slow, timeout_secs))
+                    if time.monotonic() >= deadline:
+                        waited = f"waited for {time.monotonic() - started:.1f} s"
+                        finding = Break("timeout", self._rank, waited)
+                if finding is not None:
+                    return self._settle(keys, tag, finding, arrived=True)
+                if self._line.wait(max(deadline - time.monotonic(), 0.0)):
+                    return None
+        finally:
+            self._watcher.attend(None)
+
+    def _extended_deadline(self, slow: SlowRound, timeout_secs: float) -> float:
+        """Return the deadline that the late ranks' progress allows, as monotonic time in seconds."""
+        if not self._progress_extends_deadline or not slow.missing:
+            return 0.0
+        ages = [status.progress_age_secs for status in slow.missing]
+        if any(age is None for age in ages):
+            return 0.0  # a late rank that reports nothing extends nothing
+        return slow.looked_at - max(age for age in ages if age is not None) + timeout_secs
+
+    def _settle(self, keys: RoundKeys, tag: str, why: Finding, arrived: bool) -> None:
+        """End a wait, for a reason. Returns if the round has passed; raises its verdict if not."""
+        if isinstance(why, Passed) or (isinstance(why, Verdict) and why.round > self.round):
+            # Whoever is in a later round has passed this one, and so has everybody.
+            self._line.withdraw()
+        elif isinstance(why, Verdict):
+            raise failure(why)
+        else:
+            verdict = self._give_up(self.round, keys, tag, why, arrived)
+            if verdict is not None:
+                raise failure(verdict)
+
+    def _give_up(
+        self, round_number: int, keys: RoundKeys, tag: str, why: Break, arrived: bool
+    ) -> Verdict | None:
+        """Break a round. Returns the verdict that stands for all ranks; None if it had passed."""
+        try:
+            log = run(give_up(keys, why, self._world_size, arrived), self._line)
+            if log is None:
+                # A rank that was late to ring the removed bell still waits for it: tell it.
+                self._line.write(self._keys.passed, b"%d" % round_number)
+                return None
+            verdict = self._compose(log, round_number, tag)
+            # The first to write it down writes it for all: who is alive and what a rank last did
+            # is seen differently from different places.
+            standing = self._line.create(self._keys.verdict, msgspec.json.encode(verdict))
+            return msgspec.json.decode(standing, type=Verdict)
+        except StoreLostError as error:
+            return self._lost(tag, error)
+
+    def _compose(self, log: Log, round_number: int, tag: str) -> Verdict:
+        assert log.broken_by is not None  # the caller's own record is there, if no other
+        arrived = {arrival.rank for arrival in log.arrivals}
+        missing = set(range(self._world_size)) - arrived
+        tags = {tag: format_ranks(ranks) for tag, ranks in sorted(log.tags.items())}
+        return Verdict(
+            kind=log.broken_by.kind,
+            round=round_number,
+            tag=tag,
+            rank=log.broken_by.rank,
+            reason=log.broken_by.reason,
+            world_size=self._world_size,
+            missing=self._examiner.examine(self._line, missing) if missing else (),
+            tags=tags if len(tags) > 1 else None,
+        )
+
+    def _lost(self, tag: str, error: StoreLostError) -> Verdict:
+        return Verdict(
+            kind="store",
+            round=self.round,
+            tag=tag,
+            reason=f"the {self._store_name} was lost: {error}. Whether other ranks have passed is "
+            "not known; restart the job from its last checkpoint",
+            world_size=self._world_size,
+        )
+
+    def _report(self, slow: SlowRound, waited_secs: float) -> None:
+        """Tell the observers who is missing. Runs on the watcher's thread."""
+        notify(
+            "barrier_waiting",
+            barrier=self,
+            round=slow.number,
+            tag=slow.tag,
+            waited_secs=waited_secs,
+            missing=slow.missing,
+            spokesman=slow.arrived[:1] == [self._rank],
+        )
+
+    def _collect(self, keys: RoundKeys) -> None:
+        """Have finished rounds removed; runs on rank 0 after each round that has passed."""
+        if len(self._finished) >= 2 * COLLECT_EVERY:
+            # Not the round just passed: others may still be asking its log.
+            self._watcher.collect(self.round - 1, self._finished)
+            self._finished = []
+        self._finished += keys
+
+    def _abort(self, reason: str) -> None:
+        self._abort_reason = reason
+        while self.failed is None:
+            # Nobody is in a round: break the next one, which this rank will never enter.
+            if self._turn.acquire(blocking=False):
+                try:
+                    if self.failed is None:
+                        number = self.round + 1
+                        why = Break("abort", self._rank, reason)
+                        verdict = self._give_up(
+                            number, self._keys.round(number, ""), "", why, arrived=False
+                        )
+                        assert verdict is not None  # a round without this rank cannot pass
+                        self.failed = failure(verdict)
+                finally:
+                    self._turn.release()
+                return
+            # A thread is in a round: it breaks it itself, on the line on which it has arrived.
+            self._line.wake()
+            if self._waiting_thread == threading.get_ident():
+                return  # a signal handler in the middle of that very wait, which goes on after it
+            time.sleep(_ABORT_POLL_SECS)
+
+    def _report_progress(self, progress: str) -> None:
+        self._watcher.report_progress(progress)
+
+    def _close(self) -> None:
+        _open_barriers.discard(self)
+        self._watcher.stop(timeout_secs=1.0)
+        # A forked child holds copies of the sockets; signing off is the parent's.
+        if os.getpid() == self._owner_pid:
+            with suppress(StoreLostError):
+                if self._sign_off() and not self._hosts_store:
+                    retire(self._line, self._keys)
+        self._line.close()
+        if self._beacon is not None:
+            self._beacon.close()
+        self._seat.give_back(used=True)
+
+    def _sign_off(self) -> bool:
+        """Leave; a rank that hosts the store waits for the others. True if all have left."""
+        left = leave(self._line, self._keys, self._rank)
+        everyone = set(range(self._world_size))
+        deadline = time.monotonic() + self._linger_secs
+        while self._hosts_store and left != everyone and time.monotonic() < deadline:
+            time.sleep(_LINGER_POLL_SECS)
+            left = read_left(self._line, self._keys)
+            waiting_for = self._examiner.examine(self._line, everyone - left)
+            if all(self._is_gone(status) for status in waiting_for):
+                break
+        return left == everyone
+
+    def _is_gone(self, status: RankStatus) -> bool:
+        """Whether a rank will never come back to the store: dead, or never there."""
+        return status.state == "dead" or (status.host is None and self.failed is not None)
+
+
+class _Seat:
+    """A rank's place in one barrier of this process; numbers the barriers made one after another.
+
+    Every rank makes its barriers of one prefix in the same order, so their numbers agree, and a
+    barrier never sees the keys of the one before it.
+    """
+
+    _taken: ClassVar[dict[tuple[str, str, str, int], _Seat]] = {}
+    _numbers: ClassVar[Counter[tuple[str, str, str, int]]] = Counter()
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, barrier: StoreBarrier, key: tuple[str, str, str, int], number: int) -> None:
+        self._barrier = weakref.ref(barrier)
+        self._key = key
+        self.number = number
+
+    @classmethod
+    def take(cls, barrier: StoreBarrier, key: tuple[str, str, str, int]) -> _Seat:
+        """Return the seat for a new barrier.
+
+        Raises:
+            RankConflictError: This process has an open barrier there.
+        """
+        with cls._lock:
+            taken = cls._taken.get(key)
+            other = taken._barrier() if taken else None
+            if other is not None and other.failed is None:
+                _, prefix, _, rank = key
+                raise RankConflictError(
+                    f"rank {rank} of this process already has an open barrier with the prefix "
+                    f"{prefix!r}: close() it first, or give this one another barrier_prefix"
+                )
+            seat = cls._taken[key] = cls(barrier, key, cls._numbers[key])
+            cls._numbers[key] += 1
+            return seat
+
+    def give_back(self, used: bool = False) -> None:
+        """Free the seat; one that was never used gives its number back, too."""
+        with self._lock:
+            if self._taken.get(self._key) is self:
+                del self._taken[self._key]
+                if not used:
+                    self._numbers[self._key] -= 1
+
+    @classmethod
+    def forget_all(cls) -> None:
+        """Start afresh in a forked child, which is another rank."""
+        cls._lock = threading.Lock()
+        cls._taken.clear()
+        cls._numbers.clear()
+        _open_barriers.clear()
+
+
+_open_barriers: weakref.WeakSet[StoreBarrier] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Leave at exit, as `close` would: the others hear of it at once, and the host leaves last."""
+    for barrier in list(_open_barriers):
+        with suppress(Exception):
+            barrier.close()
+
+
+os.register_at_fork(after_in_child=_Seat.forget_all)
+
+
+def _check_name(what: str, name: str) -> None:
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        raise BarrierConfigError(
+            f"{what}={name!r} must be a text of at most {_LONGEST_NAME} characters"
+        )

@@ -1,0 +1,136 @@
+"""The in-process store and the ``local`` backend: ranks are threads of one process.
+
+The reference implementation, for tests and notebooks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from barrier_core.agreement.barrier import (
+    BarrierPrefix,
+    Generation,
+    ProgressExtendsDeadline,
+    StoreBarrier,
+)
+from barrier_core.agreement.log import passed
+from barrier_core.agreement.store import StoreLine
+from barrier_core.contract import (
+    DEFAULT_TIMEOUT_SECS,
+    DEFAULT_WARN_AFTER_SECS,
+    Capability,
+    GlobalRank,
+    GlobalWorldSize,
+    TimeoutSecs,
+    WarnAfterSecs,
+)
+
+
+class LocalStore:
+    """A dictionary that threads share; every operation is atomic."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.changed = threading.Condition()
+
+
+class LocalLine(StoreLine):
+    """A line to a `LocalStore`. Waits for the log itself, so it needs no bell."""
+
+    def __init__(self, store: LocalStore) -> None:
+        super().__init__()
+        self._store = store
+
+    def append(self, key: str, record: bytes) -> None:
+        """See `StoreLine`."""
+        with self._store.changed:
+            self._store.values[key] = self._store.values.get(key, b"") + record
+            self._store.changed.notify_all()
+
+    def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        """See `StoreLine`."""
+        with self._store.changed:
+            return [self._store.values.get(key) for key in keys]
+
+    def create(self, key: str, value: bytes) -> bytes:
+        """See `StoreLine`."""
+        with self._store.changed:
+            return self._store.values.setdefault(key, value)
+
+    def write(self, key: str, value: bytes) -> None:
+        """See `StoreLine`."""
+        with self._store.changed:
+            self._store.values[key] = value
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """See `StoreLine`."""
+        with self._store.changed:
+            for key in keys:
+                self._store.values.pop(key, None)
+
+    def close(self) -> None:
+        """See `StoreLine`."""
+
+    def wait(self, timeout_secs: float) -> bool:
+        """See `StoreLine`."""
+        log, world_size = self._waits_for
+
+        def rung() -> bool:
+            return passed(self._store.values.get(log, b""), world_size)
+
+        with self._store.changed:
+            self._store.changed.wait_for(lambda: rung() or self._woken.is_set(), timeout_secs)
+            self._woken.clear()
+            return rung()
+
+    def wake(self) -> None:
+        """See `StoreLine`."""
+        super().wake()
+        with self._store.changed:
+            self._store.changed.notify_all()
+
+
+_STORE = LocalStore()
+
+
+class LocalBarrier(StoreBarrier):
+    """A barrier between threads of one process.
+
+    Args:
+        global_rank: This thread's rank, from 0.
+        global_world_size: Number of threads that must arrive.
+        barrier_prefix: Name of the barrier; threads that give the same name meet.
+        generation: Changes when all threads start afresh.
+        timeout_secs: Hard limit in seconds on one wait.
+        warn_after_secs: Soft limit in seconds after which observers hear who is missing.
+        progress_extends_deadline: Count the hard limit from the late ranks' last progress.
+    """
+
+    barrier_type: ClassVar[str] = "local"
+    # Threads of one process live and die together.
+    capabilities: ClassVar[Capability] = StoreBarrier.capabilities & ~Capability.LIVENESS
+
+    def __init__(
+        self,
+        global_rank: GlobalRank,
+        global_world_size: GlobalWorldSize,
+        barrier_prefix: BarrierPrefix = "barrier",
+        generation: Generation = None,
+        timeout_secs: TimeoutSecs = DEFAULT_TIMEOUT_SECS,
+        warn_after_secs: WarnAfterSecs = DEFAULT_WARN_AFTER_SECS,
+        progress_extends_deadline: ProgressExtendsDeadline = False,
+    ) -> None:
+        super().__init__(
+            global_rank,
+            global_world_size,
+            connect=lambda: LocalLine(_STORE),
+            store_name="store of this process",
+            barrier_prefix=barrier_prefix,
+            generation=generation,
+            timeout_secs=timeout_secs,
+            warn_after_secs=warn_after_secs,
+            heartbeat_secs=0.0,
+            progress_extends_deadline=progress_extends_deadline,
+        )

@@ -1,0 +1,120 @@
+"""Whether a process is gone, from outside: by its pid on one host, by its port on another.
+
+A rank is called dead only when a kernel has said so. Silence alone says nothing: a rank may hold
+the interpreter lock for a minute, be stopped, or be cut off.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from errno import ECONNREFUSED
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+Answer = Literal["accepts", "refuses", "silent"]
+
+
+@cache
+def machine_id() -> str:
+    """Name what a pid is relative to: this boot of this machine, and the pid namespace."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return socket.gethostname()
+
+
+def start_time(pid: int) -> int:
+    """Return when a process started, in clock ticks since boot; 0 where that is not known.
+
+    A pid that is used again has another start time (proc(5), field 22 of ``/proc/pid/stat``).
+    """
+    fields = _stat(pid)
+    return int(fields[19]) if fields else 0
+
+
+def is_running(pid: int, started: int) -> bool:
+    """Whether a process of this machine still runs; a zombie does not."""
+    fields = _stat(pid)
+    if fields:
+        return fields[0] not in ("Z", "X") and int(fields[19]) == started
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return not Path("/proc/self/stat").exists()
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process of this machine is stopped by a signal or a debugger."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] in ("T", "t")
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of ``/proc/pid/stat`` from the state on; empty where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return []
+    # The command name before it is in parentheses and may itself hold spaces and parentheses.
+    return stat.rpartition(")")[2].split()
+
+
+class Beacon:
+    """A port that is open as long as this process is: the kernel answers for it, even if stopped."""
+
+    def __init__(self, address: str) -> None:
+        self._server = socket.create_server((address, 0), family=_family(address), backlog=64)
+        self._server.setblocking(False)
+        self.port: int = self._server.getsockname()[1]
+
+    def drain(self) -> None:
+        """Take the connections that others have made and left, so that the backlog stays open."""
+        with suppress(OSError):
+            while True:
+                self._server.accept()[0].close()
+
+    def close(self) -> None:
+        """Close the port."""
+        self._server.close()
+
+
+def knock(addresses: Sequence[tuple[str, int]], timeout_secs: float) -> list[Answer]:
+    """Ask the beacons at ``addresses`` (host address, port), all at once, whether they are there.
+
+    ``refuses`` means that the host is up and the process gone; ``silent`` that nothing is known.
+    """
+    poller = select.poll()
+    pending: dict[int, tuple[int, socket.socket]] = {}
+    answers: list[Answer] = ["silent"] * len(addresses)
+    for index, address in enumerate(addresses):
+        knocker = socket.socket(_family(address[0]), socket.SOCK_STREAM)
+        knocker.setblocking(False)
+        knocker.connect_ex(address)
+        poller.register(knocker, select.POLLOUT)
+        pending[knocker.fileno()] = (index, knocker)
+    deadline = time.monotonic() + timeout_secs
+    while pending and (left := deadline - time.monotonic()) > 0:
+        for descriptor, _ in poller.poll(left * 1000):
+            index, knocker = pending.pop(descriptor)
+            poller.unregister(descriptor)
+            error = knocker.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error in (0, ECONNREFUSED):
+                answers[index] = "accepts" if error == 0 else "refuses"
+            knocker.close()
+    for _, knocker in pending.values():
+        knocker.close()
+    return answers
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET

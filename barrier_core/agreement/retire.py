@@ -1,0 +1,54 @@
+"""Removing state that nobody needs any more, so that the store holds a bounded number of keys.
+
+Finished rounds: rank 0 has them removed in batches. Why this is safe: when rank 0 has passed round
+k, all ranks have arrived at k, so each of them has decided round k - 1 and will not look at it again.
+
+Generations: the last rank to leave removes everything. Where a rank has died, rank 0 of a later
+generation does, but keeps the one just before its own, whose ranks may still be reading its verdict.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+import msgspec
+
+from barrier_core.agreement.log import parse
+from barrier_core.agreement.protocol import Keys
+from barrier_core.agreement.roster import Shape
+from barrier_core.agreement.store import StoreLine
+
+COLLECT_EVERY = 64
+"""Rounds per batch; each leaves a log and a bell."""
+_WINDOW = 8 * COLLECT_EVERY
+"""Rounds that may not have been collected when a generation ends: the current batch, and those that
+the watcher had not come to yet."""
+
+
+def retire(line: StoreLine, keys: Keys) -> None:
+    """Remove everything that a generation has left in the store."""
+    shape, collected = line.read([keys.shape, keys.collected])
+    if shape is None:
+        return  # nobody has joined, or it is done already
+    world_size = msgspec.json.decode(shape, type=Shape).world_size
+    first = int(collected or b"0") + 1
+    rounds = [keys.round(number, "").log for number in range(first, first + _WINDOW)]
+    outdated = []
+    for number, log in enumerate(line.read(rounds), first):
+        if log is not None:
+            tags = parse(log).tags or {"": []}
+            outdated += [key for tag in tags for key in keys.round(number, tag)]
+    for rank in range(world_size):
+        outdated += [keys.member(rank), keys.pulse(rank)]
+    # The shape goes last: while it stands, an interrupted removal is done again.
+    line.remove([*outdated, keys.verdict, keys.alarm, keys.passed, keys.left, keys.collected])
+    line.remove([keys.shape])
+
+
+def retire_older(line: StoreLine, keys: Keys) -> None:
+    """Remove the generations before the last one, and enter this one in the list of them."""
+    known = (line.read([keys.generations])[0] or b"").decode().split()
+    for generation in known[:-1]:
+        retire(line, Keys(keys.prefix_name, unquote(generation)))
+    kept = [name for name in known[-1:] if name != keys.generation_name]
+    line.write(keys.generations, "\n".join([*kept, keys.generation_name]).encode())

@@ -1,0 +1,269 @@
+"""The second thread of a rank: heartbeats, and looking after a round that has become slow.
+
+It has a line of its own, because the caller's may be blocked for as long as the round lasts. It only
+ever finds things out; the caller's thread alone decides, on its own line, in the order that the
+protocol needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from barrier_core.agreement.log import Break, Log, parse
+from barrier_core.agreement.processes import Beacon
+from barrier_core.agreement.protocol import Keys, RoundKeys
+from barrier_core.agreement.roster import Examiner, Pulse
+from barrier_core.agreement.store import Connect, StoreLine, StoreLostError
+from barrier_core.ranks import RankStatus, format_ranks
+from barrier_core.verdict import Verdict
+
+logger = logging.getLogger("barrier_core")
+
+ASK_SECS = 0.3
+"""How often a waiting rank asks whether the round has been decided. Bounds how fast an abort reaches
+it; 1,000 waiting ranks ask 3,300 times a second, which costs a TCPStore about 3 % of a core."""
+LOOK_SECS = 0.5
+"""How often a monitor looks who is missing and whether they live."""
+_MONITORS = 3
+"""Ranks that look who is missing: the first to arrive. All would cost the store O(N^2)."""
+_PROGRESS_SECS = 0.5
+"""How often progress is sent on, at most."""
+
+
+class Passed:
+    """Another rank has found out that the round has passed."""
+
+
+Finding = Break | Verdict | Passed
+"""What the watcher found: a reason to give up, a round decided by others, or a round passed."""
+
+
+@dataclass
+class SlowRound:
+    """A round that this rank has been waiting in for a while. A new object for every round."""
+
+    number: int
+    tag: str
+    keys: RoundKeys
+    started: float
+    """Monotonic time in seconds, of this process."""
+    wake: Callable[[], None]
+    """Ends the caller's wait, so that it looks at `finding`."""
+    report: Callable[[SlowRound, float], None]
+    """Tells the observers who is missing, after this many seconds."""
+    report_after: float
+    """Seconds from the start until the next report; infinite when nobody listens."""
+    needs_progress: bool
+    """Whether the missing ranks' progress extends the deadline."""
+    missing: tuple[RankStatus, ...] = ()
+    finding: Finding | None = None
+    looked_at: float = 0.0
+    """Monotonic time, in seconds, at which `missing` was true."""
+    arrived: list[int] = field(default_factory=list)
+    """Ranks in the order of their arrival, when last looked."""
+
+
+class Watcher:
+    """See the module's text. Started on first need: at once with heartbeats, else when slow."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        keys: Keys,
+        rank: int,
+        world_size: int,
+        heartbeat_secs: float,
+        examiner: Examiner,
+        beacon: Beacon | None,
+    ) -> None:
+        self._connect = connect
+        self._line: StoreLine | None = None
+        self._keys = keys
+        self._rank = rank
+        self._world_size = world_size
+        self._heartbeat_secs = heartbeat_secs
+        self._examiner = examiner
+        self._beacon = beacon
+        self._slow: SlowRound | None = None
+        self._outdated: list[tuple[int, list[str]]] = []
+        self._progress: str | None = None
+        self._progress_at = 0.0
+        self._progress_is_new = False
+        self._next_progress = 0.0
+        self._beats = 0
+        self._next_beat = 0.0
+        self._next_look = 0.0
+        self._wakeup = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self.notice: Finding | None = None
+        """Something that concerns the next round: this barrier is broken, or about to be."""
+        if heartbeat_secs:
+            self._start()
+
+    # What the caller's threads use. Why this is safe: each method changes single attributes, and the
+    # watcher's thread reads them afresh in every turn of its loop.
+
+    def attend(self, slow: SlowRound | None) -> None:
+        """Look after a slow round from now on; None: it is over."""
+        self._slow = slow
+        if slow is not None:
+            self._next_look = 0.0
+            self._start()
+            self._wakeup.set()
+
+    def report_progress(self, progress: str) -> None:
+        """Send progress on, at most every half second: a loop may report each item it handles."""
+        self._progress = progress
+        self._progress_at = time.monotonic()
+        if not self._progress_is_new:
+            self._progress_is_new = True
+            self._start()
+            self._wakeup.set()
+
+    def collect(self, last_round: int, keys: list[str]) -> None:
+        """Remove the keys of finished rounds, up to and including a round, off the fast path."""
+        self._outdated.append((last_round, keys))
+        self._start()
+        self._wakeup.set()
+
+    def stop(self, timeout_secs: float) -> None:
+        """Stop the thread and hang up its line."""
+        self._stopping = True
+        self._wakeup.set()
+        if self._thread is not None:
+            self._thread.join(timeout_secs)
+
+    def _start(self) -> None:
+        if self._thread is not None:
+            return
+        with self._starting:
+            if self._thread is None:
+                name = f"barrier-watcher-{self._rank}"
+                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+                self._thread.start()
+
+    # The watcher's own thread.
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wakeup.clear()
+            try:
+                self._turn()
+            except StoreLostError:
+                # The caller notices on its own line; here the next turn simply tries again.
+                self._hang_up()
+            except Exception:
+                logger.exception("rank %d's barrier watcher failed; trying again", self._rank)
+                self._hang_up()
+            self._wakeup.wait(self._pause())
+        self._hang_up()
+
+    def _turn(self) -> None:
+        if self._line is None:
+            self._line = self._connect()
+        while self._outdated:
+            last_round, keys = self._outdated[0]
+            self._line.remove(keys)
+            self._line.write(self._keys.collected, b"%d" % last_round)
+            del self._outdated[0]
+        self._beat(self._line)
+        slow = self._slow
+        if slow is not None and slow.finding is None:
+            self._look_after(self._line, slow)
+
+    def _pause(self) -> float | None:
+        """Return how long to sleep, in seconds; None: until there is something to do."""
+        now = time.monotonic()
+        pauses = [
+            *([ASK_SECS] if self._slow is not None or self._line is None else []),
+            *([self._next_progress - now] if self._progress_is_new else []),
+            *([self._next_beat - now] if self._heartbeat_secs else []),
+        ]
+        return max(min(pauses), 0.001) if pauses else None
+
+    def _beat(self, line: StoreLine) -> None:
+        now = time.monotonic()
+        due = bool(self._heartbeat_secs) and now >= self._next_beat
+        if not due and not (self._progress_is_new and now >= self._next_progress):
+            return
+        self._progress_is_new = False
+        self._next_progress = now + _PROGRESS_SECS
+        self._beats += 1
+        age = None if self._progress is None else now - self._progress_at
+        pulse = Pulse(self._beats, self._progress, age)
+        line.write(self._keys.pulse(self._rank), msgspec.json.encode(pulse))
+        if due:
+            self._next_beat = now + self._heartbeat_secs
+            if self._beacon is not None:
+                self._beacon.drain()
+            self.notice = self._ask(line, None) or self.notice
+
+    def _ask(self, line: StoreLine, round_number: int | None) -> Finding | None:
+        """Ask whether the others have decided something."""
+        verdict, alarm, passed = line.read(
+            [self._keys.verdict, self._keys.alarm, self._keys.passed]
+        )
+        if verdict is not None:
+            return msgspec.json.decode(verdict, type=Verdict)
+        if alarm is not None:
+            return msgspec.json.decode(alarm, type=Break)
+        if passed is not None and round_number is not None and int(passed) >= round_number:
+            return Passed()
+        return None
+
+    def _look_after(self, line: StoreLine, slow: SlowRound) -> None:
+        slow.finding = self._ask(line, slow.number)
+        now = time.monotonic()
+        waited = now - slow.started
+        reports = waited >= slow.report_after
+        if slow.finding is None and (now >= self._next_look or reports):
+            monitors = not slow.arrived or self._rank in slow.arrived[:_MONITORS]
+            if monitors or reports or slow.needs_progress:
+                slow.finding = self._look(line, slow)
+                self._next_look = time.monotonic() + LOOK_SECS
+        if slow.finding is not None:
+            slow.wake()
+        elif reports:
+            slow.report_after *= 2
+            slow.report(slow, waited)
+
+    def _look(self, line: StoreLine, slow: SlowRound) -> Finding | None:
+        log = parse(line.read([slow.keys.log])[0] or b"")
+        slow.arrived = [arrival.rank for arrival in log.arrivals]
+        if log.broken_by is not None:
+            return log.broken_by
+        if self._rank not in slow.arrived:
+            # A record on its way is seen at the next look; one that is never there is not.
+            return None
+        if len(log.tags) > 1:
+            return Break("mismatch", self._rank, describe_tags(log))
+        if len(slow.arrived) == self._world_size:
+            return Passed()
+        slow.missing = self._examiner.examine(
+            line, set(range(self._world_size)).difference(slow.arrived)
+        )
+        slow.looked_at = time.monotonic()
+        dead = [status for status in slow.missing if status.state == "dead"]
+        if dead:
+            return Break("dead", self._rank, f"{dead[0]}")
+        return None
+
+    def _hang_up(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+
+def describe_tags(log: Log) -> str:
+    """Say which ranks came with which tag."""
+    return "ranks came with different tags: " + ", ".join(
+        f"{format_ranks(ranks)} with {tag!r}" for tag, ranks in sorted(log.tags.items())
+    )

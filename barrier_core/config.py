@@ -1,0 +1,165 @@
+"""Which barrier to make, from code, a file or the environment; and making it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from barrier_core.arguments import bind_arguments
+from barrier_core.contract import Barrier, notify
+from barrier_core.errors import BarrierConfigError
+from barrier_core.ranks import RankInfo
+from barrier_core.registry import registry
+
+_ARGUMENT_VARIABLE = "BARRIER_ARG_"
+
+
+class _Section(msgspec.Struct, forbid_unknown_fields=True):
+    """The ``[barrier]`` table of a config file."""
+
+    barrier_type: str | None = None
+    barrier_args: dict[str, Any] = {}
+
+
+class _File(msgspec.Struct):
+    """A config file: other tables than ``[barrier]`` are other people's."""
+
+    barrier: _Section
+
+
+@dataclass
+class BarrierConfig:
+    """The name of a backend and its constructor arguments.
+
+    Args:
+        barrier_type: The backend's name, such as ``tcp_store``; ``name@distribution`` chooses
+            where two distributions claim a name. None means no barrier.
+        barrier_args: Arguments for the backend's constructor; `barrier info TYPE` lists them.
+    """
+
+    barrier_type: str | None = None
+    barrier_args: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_file(
+        cls, path: str | os.PathLike[str], environ: Mapping[str, str] | None = None
+    ) -> BarrierConfig:
+        """Read a TOML or JSON file (by its suffix); the environment overrides what it says.
+
+        ``BARRIER_CONFIG`` names another file, ``BARRIER_TYPE`` another type,
+        ``BARRIER_ARG_<NAME>`` one argument (``BARRIER_ARG_TIMEOUT_SECS=30``).
+
+        Raises:
+            BarrierConfigError: The file is missing, unreadable, neither TOML nor JSON, or has the
+                wrong shape.
+        """
+        environ = os.environ if environ is None else environ
+        return _read(Path(environ.get("BARRIER_CONFIG") or path))._overridden(environ)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> BarrierConfig:
+        """Read the environment alone: ``BARRIER_CONFIG``, ``BARRIER_TYPE``, ``BARRIER_ARG_<NAME>``.
+
+        Raises:
+            BarrierConfigError: As in `from_file`, for the file that ``BARRIER_CONFIG`` names.
+        """
+        environ = os.environ if environ is None else environ
+        path = environ.get("BARRIER_CONFIG")
+        return (_read(Path(path)) if path else cls())._overridden(environ)
+
+    def _overridden(self, environ: Mapping[str, str]) -> BarrierConfig:
+        arguments = {
+            name.removeprefix(_ARGUMENT_VARIABLE).lower(): value
+            for name, value in environ.items()
+            if name.startswith(_ARGUMENT_VARIABLE)
+        }
+        return BarrierConfig(
+            environ.get("BARRIER_TYPE") or self.barrier_type, {**self.barrier_args, **arguments}
+        )
+
+
+def create_barrier_from_config(
+    config: BarrierConfig, rank_info: RankInfo | None = None
+) -> Barrier | None:
+    """Make the barrier that a configuration names; None where it names none.
+
+    Args:
+        config: Type name and arguments.
+        rank_info: Where rank and world size come from, unless they are among the arguments; the
+            launcher's environment if not given.
+
+    Raises:
+        UnknownBarrierTypeError: No backend has this name.
+        BarrierPluginError: The backend is installed but broken.
+        BarrierConfigError: The arguments do not fit.
+        BarrierSetupError: The barrier cannot be set up.
+    """
+    if config.barrier_type is None:
+        return None
+    if not isinstance(config.barrier_type, str):
+        raise BarrierConfigError(f"barrier_type={config.barrier_type!r} must be a name")
+    if not isinstance(config.barrier_args, Mapping):
+        raise BarrierConfigError(
+            f"barrier_args={config.barrier_args!r} must be a mapping from names to values"
+        )
+    backend = registry.get(config.barrier_type)
+    barrier: Barrier = backend(**bind_arguments(backend, config.barrier_args, rank_info))
+    registry.load_observers()
+    notify("barrier_created", barrier=barrier)
+    return barrier
+
+
+def create_barrier(
+    barrier_type: str, /, rank_info: RankInfo | None = None, **barrier_args: Any
+) -> Barrier:
+    """Make a barrier by name; see `create_barrier_from_config` for arguments and errors."""
+    barrier = create_barrier_from_config(BarrierConfig(barrier_type, barrier_args), rank_info)
+    if barrier is None:
+        raise BarrierConfigError("create_barrier needs the name of a barrier type, not None")
+    return barrier
+
+
+def _read(path: Path) -> BarrierConfig:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise BarrierConfigError(
+            f"config file {path} does not exist (working directory {Path.cwd()})"
+        ) from None
+    except OSError as error:
+        raise BarrierConfigError(f"config file {path} cannot be read: {error.strerror}") from error
+    if path.suffix not in (".toml", ".json"):
+        raise BarrierConfigError(
+            f"config file {path} must end in .toml or .json, which says how to read it"
+        )
+    try:
+        if path.suffix == ".json":
+            tree = msgspec.json.decode(content)
+        else:
+            tree = _toml_loads(content.decode())
+    except ValueError as error:
+        raise BarrierConfigError(
+            f"config file {path} is not valid {path.suffix[1:].upper()}: {error}"
+        ) from error
+    try:
+        section = msgspec.convert(tree, _File).barrier
+    except msgspec.ValidationError as error:
+        raise BarrierConfigError(
+            f"config file {path} has the wrong shape: {error}. Expected a table [barrier] with "
+            "barrier_type (a name) and a table [barrier.barrier_args]"
+        ) from None
+    return BarrierConfig(section.barrier_type, section.barrier_args)
+
+
+def _toml_loads(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)

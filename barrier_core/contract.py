@@ -1,0 +1,317 @@
+"""The contract: what a backend must be, and what every barrier does the same way."""
+
+from __future__ import annotations
+
+import abc
+import enum
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from msgspec import Meta
+
+from barrier_core.errors import (
+    BarrierConfigError,
+    BarrierError,
+    BarrierFailedError,
+    BarrierUsageError,
+    failure,
+)
+from barrier_core.hookspecs import plugin_manager
+from barrier_core.ranks import RankInfo
+from barrier_core.verdict import describe_round
+
+logger = logging.getLogger("barrier_core")
+
+_B = TypeVar("_B", bound="Barrier")
+
+DEFAULT_TIMEOUT_SECS = 600.0
+DEFAULT_WARN_AFTER_SECS = 30.0
+
+# The options that every backend shares, with the words `barrier info` shows for them.
+GlobalRank = Annotated[int, Meta(description="this process's rank; from the launcher if not given")]
+GlobalWorldSize = Annotated[
+    int, Meta(description="number of ranks; from the launcher if not given")
+]
+TimeoutSecs = Annotated[
+    float, Meta(description="hard limit in seconds on one wait; also per call of execute_barrier")
+]
+WarnAfterSecs = Annotated[
+    float | None,
+    Meta(description="soft limit in seconds after which observers hear who is missing; none: off"),
+]
+
+
+class Capability(enum.Flag):
+    """What a backend can do beyond letting no rank pass early.
+
+    What a backend declares, the conformance kit tests. What it does not declare, a caller gets a
+    `BarrierUsageError` for, never a silent no-op.
+    """
+
+    NONE = 0
+    TIMEOUT = enum.auto()
+    """``timeout_secs`` is honoured."""
+    NAMES = enum.auto()
+    """A failed round names the missing ranks on every rank."""
+    ONE_VERDICT = enum.auto()
+    """A round passes for all ranks or for none, and every rank raises the same verdict."""
+    ABORT = enum.auto()
+    """``abort`` and leaving ``phase`` by an exception reach every rank."""
+    TAGS = enum.auto()
+    """Ranks that come with different tags are told so instead of passing each other."""
+    PROGRESS = enum.auto()
+    """``report_progress`` reaches the ranks that wait."""
+    LIVENESS = enum.auto()
+    """A rank that dies breaks the round at once, and is reported dead."""
+    GENERATIONS = enum.auto()
+    """A restarted job never sees the state of the one before; conflicting ranks are refused."""
+    BOUNDED_STATE = enum.auto()
+    """The store holds a bounded number of keys however many rounds have run."""
+
+    @property
+    def names(self) -> list[str]:
+        """The declared capabilities in lower case, in the order of this class."""
+        return [str(flag.name).lower() for flag in type(self) if flag in self]
+
+
+class Barrier(abc.ABC):
+    """The point in a job that no rank may pass before every rank has reached it.
+
+    A backend sets ``barrier_type`` and ``capabilities``, calls ``super().__init__`` and writes
+    ``_wait``. The methods `_abort`, `_report_progress` and `_close` are its to override where it
+    declares that it can.
+
+    Args:
+        global_rank: This process's rank, from 0.
+        global_world_size: Number of ranks that must arrive.
+        timeout_secs: Hard limit, in seconds, on one wait.
+        warn_after_secs: Soft limit, in seconds, after which observers hear who is missing.
+
+    Raises:
+        BarrierConfigError: An argument is out of range.
+    """
+
+    barrier_type: ClassVar[str] = ""
+    capabilities: ClassVar[Capability] = Capability.NONE
+
+    def __init__(
+        self,
+        global_rank: int,
+        global_world_size: int,
+        timeout_secs: float = DEFAULT_TIMEOUT_SECS,
+        warn_after_secs: float | None = DEFAULT_WARN_AFTER_SECS,
+    ) -> None:
+        self.rank_info = RankInfo(global_rank, global_world_size)
+        self.timeout_secs = check_seconds("timeout_secs", timeout_secs)
+        self.warn_after_secs = (
+            None if warn_after_secs is None else check_seconds("warn_after_secs", warn_after_secs)
+        )
+        self.round = 0
+        """Number of the current round, or of the last one; the first is 1."""
+        self.closed = False
+        self.failed: BarrierFailedError | None = None
+        """Set once a round has failed: the barrier is broken from then on."""
+        # Held while this rank is in a round. Why this is safe: only the holder changes `round`
+        # and `failed`, so a second thread can neither arrive twice nor skip a round.
+        self._turn = threading.Lock()
+
+    def execute_barrier(self, timeout_secs: float | None = None, tag: str = "") -> None:
+        """Arrive, and return when every rank has arrived.
+
+        Args:
+            timeout_secs: Hard limit in seconds for this call; the barrier's own if not given.
+            tag: What this round is for. It names the round in messages; a backend that declares
+                ``TAGS`` also refuses to let ranks with different tags pass each other.
+
+        Raises:
+            BarrierTimeoutError: The hard limit of some rank passed first.
+            BrokenBarrierError: A rank aborted, died, came with another tag or does not belong here.
+            BarrierConnectionError: The store was lost.
+            BarrierUsageError: The barrier is closed, or another thread of this rank is in it.
+            BarrierConfigError: ``timeout_secs`` is not a positive, finite number.
+        """
+        if timeout_secs is None:
+            timeout_secs = self.timeout_secs
+        else:
+            check_seconds("timeout_secs", timeout_secs)
+        self._take_turn()
+        try:
+            if self.failed is not None:
+                raise failure(self.failed.verdict)
+            self.round += 1
+            self._run_round(timeout_secs, tag)
+        finally:
+            self._turn.release()
+
+    def _run_round(self, timeout_secs: float, tag: str) -> None:
+        hooks = plugin_manager.hook
+        if hooks.barrier_enter.get_hookimpls():
+            notify("barrier_enter", barrier=self, round=self.round, tag=tag)
+        started = time.monotonic()
+        try:
+            self._wait(timeout_secs, tag)
+        except BarrierError as error:
+            if isinstance(error, BarrierFailedError):
+                self.failed = error
+            notify("barrier_failed", barrier=self, round=self.round, tag=tag, error=error)
+            raise
+        if hooks.barrier_exit.get_hookimpls():
+            waited = time.monotonic() - started
+            notify("barrier_exit", barrier=self, round=self.round, tag=tag, waited_secs=waited)
+
+    @contextmanager
+    def phase(self, tag: str, timeout_secs: float | None = None) -> Iterator[None]:
+        """Run a block that ends in this barrier.
+
+        Leaving normally arrives and waits. Leaving by an exception aborts the round, so that the
+        other ranks raise at once with this rank's reason, and lets the exception go on.
+
+        Raises:
+            BarrierUsageError: The backend cannot abort.
+        """
+        self._require(Capability.ABORT, "phase() must be able to abort")
+        try:
+            yield
+        except BaseException as error:
+            if not self.closed:
+                self.abort(f"{describe_exception(error)} in phase {tag!r}")
+            raise
+        self.execute_barrier(timeout_secs, tag)
+
+    def abort(self, reason: str) -> None:
+        """Break the current round, or the next, on every rank. Does nothing on a broken barrier.
+
+        Any thread may call it, also while another one waits in ``execute_barrier``.
+
+        Args:
+            reason: What the other ranks are told, beside this rank's name.
+
+        Raises:
+            BarrierUsageError: The backend cannot abort, or the barrier is closed.
+        """
+        self._require(Capability.ABORT, "abort()")
+        self._require_open()
+        if self.failed is None:
+            self._abort(reason)
+
+    def report_progress(self, progress: str) -> None:
+        """Say how far this rank is: what the others are told when it is the late one.
+
+        Raises:
+            BarrierUsageError: The backend cannot pass it on, or the barrier is closed.
+        """
+        self._require(Capability.PROGRESS, "report_progress()")
+        self._require_open()
+        self._report_progress(progress)
+
+    def close(self) -> None:
+        """Leave for good and release everything. A second call does nothing.
+
+        Raises:
+            BarrierUsageError: Another thread of this rank is still in the barrier.
+        """
+        if self.closed:
+            return
+        self._take_turn()
+        try:
+            self.closed = True
+            self._close()
+        finally:
+            self._turn.release()
+        notify("barrier_closed", barrier=self)
+
+    def __enter__(self: _B) -> _B:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @abc.abstractmethod
+    def _wait(self, timeout_secs: float, tag: str) -> None:
+        """Arrive at round ``self.round`` and return once all ranks have arrived.
+
+        Raises:
+            BarrierFailedError: The round did not pass, with its verdict.
+        """
+
+    def _abort(self, reason: str) -> None:
+        """Break the round; called only where ``ABORT`` is declared, from any thread."""
+        raise NotImplementedError(f"{type(self).__name__} declares ABORT but has no _abort")
+
+    def _report_progress(self, progress: str) -> None:
+        """Pass progress on; called only where ``PROGRESS`` is declared, from any thread."""
+        raise NotImplementedError(
+            f"{type(self).__name__} declares PROGRESS but has no _report_progress"
+        )
+
+    def _close(self) -> None:  # noqa: B027 - a backend with nothing to release need not write it
+        """Release what the backend holds; called once."""
+
+    def _take_turn(self) -> None:
+        if not self._turn.acquire(blocking=False):
+            raise BarrierUsageError(
+                f"two threads of rank {self.rank_info.global_rank} use the same "
+                f"{self.barrier_type} barrier at once ({describe_round(self.round, '')} is under "
+                "way); give each thread a barrier with a prefix of its own"
+            )
+        if self.closed:
+            self._turn.release()
+            self._require_open()
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise BarrierUsageError(
+                f"this {self.barrier_type} barrier is closed; create a new one to go on"
+            )
+
+    def _require(self, capability: Capability, what: str) -> None:
+        if capability not in self.capabilities:
+            raise BarrierUsageError(
+                f"{what} is not possible: the {self.barrier_type or type(self).__name__} barrier "
+                f"does not declare the capability {str(capability.name).lower()!r}; "
+                "`barrier list` shows which backends do"
+            )
+
+
+def check_seconds(name: str, value: float) -> float:
+    """Return ``value`` if it is a positive, finite number of seconds.
+
+    Raises:
+        BarrierConfigError: It is not.
+    """
+    try:
+        usable = not isinstance(value, bool) and math.isfinite(value) and value > 0
+    except TypeError:
+        usable = False
+    if not usable:
+        raise BarrierConfigError(f"{name}={value!r} must be a positive, finite number of seconds")
+    return float(value)
+
+
+def describe_exception(error: BaseException) -> str:
+    """Return what the other ranks are told of an exception: ``OSError: disk full``."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def notify(hook_name: str, **event: Any) -> None:
+    """Call every observer of a hook. One that raises is logged and stops neither barrier nor others.
+
+    Observers are called one by one rather than through the pluggy hook, where the first that
+    raises would hide the event from the rest.
+    """
+    for impl in getattr(plugin_manager.hook, hook_name).get_hookimpls():
+        try:
+            impl.function(*[event[name] for name in impl.argnames])
+        except Exception:
+            logger.exception("observer %s failed in %s; going on", impl.plugin_name, hook_name)

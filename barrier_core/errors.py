@@ -1,0 +1,70 @@
+"""Every exception that this project raises on purpose."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from barrier_core.verdict import Verdict
+
+
+class BarrierError(Exception):
+    """Base of all errors of this project."""
+
+
+class BarrierConfigError(BarrierError, ValueError):
+    """The configuration is wrong; the message names the key, the value and the remedy."""
+
+
+class UnknownBarrierTypeError(BarrierConfigError):
+    """No installed or registered backend has this name."""
+
+
+class BarrierPluginError(BarrierError, ImportError):
+    """A backend is installed but cannot be used; the message names distribution and entry point."""
+
+
+class BarrierUsageError(BarrierError, RuntimeError):
+    """The call does not fit the barrier: closed, used by two threads at once, or not supported."""
+
+
+class BarrierSetupError(BarrierError, RuntimeError):
+    """The barrier could not be set up: the store is not there, or the port is taken."""
+
+
+class RankConflictError(BarrierSetupError):
+    """This process may not join: its rank is taken, or it disagrees about the job's shape."""
+
+
+class BarrierFailedError(BarrierError):
+    """A round did not pass. Base of the three errors that carry a verdict."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(str(verdict))
+        self.verdict = verdict
+
+    def __reduce__(self) -> tuple[type[BarrierFailedError], tuple[Verdict]]:
+        # Errors cross process boundaries (torchrun's error files, concurrent.futures).
+        return type(self), (self.verdict,)
+
+
+class BarrierTimeoutError(BarrierFailedError, TimeoutError):
+    """A rank's hard time limit passed before all ranks had arrived."""
+
+
+class BrokenBarrierError(BarrierFailedError, threading.BrokenBarrierError):
+    """The round was given up: an abort, a dead rank, different tags, or a conflicting process."""
+
+
+class BarrierConnectionError(BarrierFailedError, ConnectionError):
+    """The store was lost, so this rank cannot know whether the others passed."""
+
+
+def failure(verdict: Verdict) -> BarrierFailedError:
+    """Return the error for a verdict, the same class on every rank."""
+    if verdict.kind == "timeout":
+        return BarrierTimeoutError(verdict)
+    if verdict.kind == "store":
+        return BarrierConnectionError(verdict)
+    return BrokenBarrierError(verdict)

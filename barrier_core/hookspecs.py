@@ -1,0 +1,70 @@
+"""What observers may listen to, and the pluggy manager that holds observers and backends.
+
+This floor lies below the contract because every barrier, however it was made, tells the observers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+from barrier_core.ranks import RankStatus
+
+if TYPE_CHECKING:
+    from barrier_core.contract import Barrier
+    from barrier_core.errors import BarrierError
+
+PROJECT = "barrier_core"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class ObserverSpec:
+    """The hooks an observer can implement. All run on the rank's own threads: keep them short."""
+
+    @hookspec
+    def barrier_created(self, barrier: Barrier) -> None:
+        """Tell that a barrier has been made by ``create_barrier``."""
+
+    @hookspec
+    def barrier_enter(self, barrier: Barrier, round: int, tag: str) -> None:
+        """Tell that this rank is about to arrive."""
+
+    @hookspec
+    def barrier_waiting(
+        self,
+        barrier: Barrier,
+        round: int,
+        tag: str,
+        waited_secs: float,
+        missing: tuple[RankStatus, ...],
+        spokesman: bool,
+    ) -> None:
+        """Tell who is missing, after ``warn_after_secs`` and then at widening intervals.
+
+        ``spokesman`` is true on one of the waiting ranks only: the one that should write to a log
+        which all ranks share.
+        """
+
+    @hookspec
+    def barrier_exit(self, barrier: Barrier, round: int, tag: str, waited_secs: float) -> None:
+        """Tell that the round has passed."""
+
+    @hookspec
+    def barrier_failed(self, barrier: Barrier, round: int, tag: str, error: BarrierError) -> None:
+        """Tell that the round is broken; ``error`` is what the caller gets."""
+
+    @hookspec
+    def barrier_closed(self, barrier: Barrier) -> None:
+        """Tell that the barrier has been closed."""
+
+
+def new_manager() -> pluggy.PluginManager:
+    """Return a pluggy manager that knows the observer hooks and holds nothing yet."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(ObserverSpec)
+    return manager
+
+
+plugin_manager = new_manager()

@@ -1,0 +1,185 @@
+"""Who this process is in the job, and how a missing rank is described to the others."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from barrier_core.errors import BarrierConfigError
+
+RankState = Literal["dead", "alive", "unknown"]
+
+
+class _Launcher(NamedTuple):
+    """The environment variables in which one launcher tells a process who it is."""
+
+    name: str
+    rank: str
+    world_size: str
+    local_rank: str
+    local_world_size: str
+
+
+# In order of precedence: torchrun started by srun or mpirun sees the variables of both, and the
+# innermost launcher is the one that started this process.
+_LAUNCHERS = (
+    _Launcher("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    _Launcher(
+        "Open MPI",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    _Launcher("MPICH/PMI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    # The size of the step, not of the allocation: inside one job, srun may start fewer tasks.
+    _Launcher("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", ""),
+    _Launcher("Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", ""),
+)
+
+
+@dataclass(frozen=True)
+class RankInfo:
+    """One process's place in the job.
+
+    Raises:
+        BarrierConfigError: The rank is not in ``[0, global_world_size)``, or the world size is
+            less than one.
+    """
+
+    global_rank: int
+    global_world_size: int
+    local_rank: int | None = None
+    """Place among the processes of this host, where the launcher says so."""
+    local_world_size: int | None = None
+    """Number of processes on this host, where the launcher says so."""
+    generation: str = "0"
+    """Changes whenever the launcher restarts the whole job."""
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+
+    def __post_init__(self) -> None:
+        _check_place("global_rank", self.global_rank, "global_world_size", self.global_world_size)
+        if self.local_rank is not None and self.local_world_size is not None:
+            _check_place("local_rank", self.local_rank, "local_world_size", self.local_world_size)
+        if self.local_world_size is not None and self.local_world_size > self.global_world_size:
+            raise BarrierConfigError(
+                f"local_world_size={self.local_world_size} is more than "
+                f"global_world_size={self.global_world_size}: one of the two is wrong"
+            )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> RankInfo:
+        """Read rank and world size from torchrun's, Open MPI's, MPICH/PMI's or Slurm's variables.
+
+        Raises:
+            BarrierConfigError: No launcher's variables are set, only some of them are, or their
+                values cannot be right. A guess (such as "alone in the world") would let every
+                rank pass its barrier at once, so there is none.
+        """
+        environ = os.environ if environ is None else environ
+        incomplete: list[str] = []
+        for launcher in _LAUNCHERS:
+            found = [name in environ for name in (launcher.rank, launcher.world_size)]
+            if all(found):
+                return cls._from_launcher(launcher, environ)
+            # Slurm sets SLURM_NTASKS for the batch script too; a size alone says nothing.
+            if found[0]:
+                incomplete.append(f"{launcher.rank} is set, but {launcher.world_size} is not")
+        raise BarrierConfigError(
+            "cannot tell this process's rank and world size from the environment "
+            f"({incomplete[0] if incomplete else 'no launcher has set its variables'}). Start it "
+            "with torchrun, srun or mpirun, set RANK and WORLD_SIZE, or pass global_rank and "
+            "global_world_size"
+        )
+
+    @classmethod
+    def _from_launcher(cls, launcher: _Launcher, environ: Mapping[str, str]) -> RankInfo:
+        def read(name: str) -> int | None:
+            if name not in environ:
+                return None
+            try:
+                return int(environ[name])
+            except ValueError:
+                raise BarrierConfigError(
+                    f"{name}={environ[name]!r} in the environment is not a whole number; "
+                    f"{launcher.name} sets it to one"
+                ) from None
+
+        rank, world_size = read(launcher.rank), read(launcher.world_size)
+        assert rank is not None and world_size is not None  # the caller has looked
+        try:
+            return cls(
+                global_rank=rank,
+                global_world_size=world_size,
+                local_rank=read(launcher.local_rank),
+                local_world_size=read(launcher.local_world_size),
+                generation=generation_from_environment(environ),
+            )
+        except BarrierConfigError as error:
+            raise BarrierConfigError(
+                f"{launcher.name}'s environment variables contradict each other "
+                f"({launcher.rank}={environ[launcher.rank]}, "
+                f"{launcher.world_size}={environ[launcher.world_size]}): {error}"
+            ) from None
+
+
+def generation_from_environment(environ: Mapping[str, str] | None = None) -> str:
+    """Return how often the launcher (torchrun or Slurm) has restarted the job; "0" if never."""
+    environ = os.environ if environ is None else environ
+    for variable in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"):
+        if environ.get(variable):
+            return environ[variable]
+    return "0"
+
+
+def _check_place(rank_name: str, rank: int, size_name: str, size: int) -> None:
+    for name, value in ((rank_name, rank), (size_name, size)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise BarrierConfigError(f"{name}={value!r} must be a whole number")
+    if size < 1:
+        raise BarrierConfigError(f"{size_name}={size} must be at least 1")
+    if not 0 <= rank < size:
+        raise BarrierConfigError(
+            f"{rank_name}={rank} must be between 0 and {size - 1} ({size_name}={size})"
+        )
+
+
+@dataclass(frozen=True)
+class RankStatus:
+    """What is known of a rank that has not arrived."""
+
+    rank: int
+    state: RankState = "unknown"
+    host: str | None = None
+    """None when the rank has never joined."""
+    pid: int | None = None
+    progress: str | None = None
+    """What the rank last said of itself with ``report_progress``."""
+    progress_age_secs: float | None = None
+    detail: str | None = None
+    """Why the state is what it is, such as ``no heartbeat for 12 s``."""
+
+    def __str__(self) -> str:
+        if self.host is None:
+            return f"rank {self.rank} ({self.detail or 'has not joined'})"
+        text = f"rank {self.rank} ({self.host}, pid {self.pid}) {self.state}"
+        if self.detail:
+            text += f": {self.detail}"
+        if self.progress is not None:
+            text += f', last progress "{self.progress}" {self.progress_age_secs or 0:.0f} s ago'
+        return text
+
+
+def format_ranks(ranks: Iterable[int]) -> str:
+    """Write ranks as compressed ranges: ``3, 17-31``."""
+    ranges: list[list[int]] = []
+    for rank in sorted(set(ranks)):
+        if ranges and rank == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [rank]
+        else:
+            ranges.append([rank])
+    return ", ".join("-".join(map(str, ends)) for ends in ranges)
