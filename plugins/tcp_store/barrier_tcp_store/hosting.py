@@ -1,0 +1,116 @@
+"""Where the store is, and starting it on rank 0."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from barrier_core.errors import BarrierConfigError, BarrierSetupError
+
+
+class Place(NamedTuple):
+    """Where a TCPStore listens, and where in it this barrier's keys go."""
+
+    host: str
+    port: int
+    namespace: str = ""
+
+    def __str__(self) -> str:
+        return f"TCP store at {self.host}:{self.port}"
+
+
+def agent_store(environ: Mapping[str, str] | None = None) -> Place | None:
+    """Return the store of torchrun's agent, which outlives every rank; None without torchrun.
+
+    torchrun says so with ``TORCHELASTIC_USE_AGENT_STORE=True``; ``MASTER_ADDR`` and ``MASTER_PORT``
+    are then the agent's store (``torch/distributed/rendezvous.py``).
+    """
+    environ = os.environ if environ is None else environ
+    if environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    try:
+        return Place(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]))
+    except (KeyError, ValueError):
+        raise BarrierConfigError(
+            "TORCHELASTIC_USE_AGENT_STORE=True in the environment says that torchrun's store can be "
+            "used, but MASTER_ADDR and MASTER_PORT do not say where it is; start the job with "
+            "torchrun, or give master_address and tcpstore_port"
+        ) from None
+
+
+def place_of(store: Any) -> Place:
+    """Return where a store object's server listens.
+
+    Raises:
+        BarrierConfigError: It is no TCPStore, nor a PrefixStore around one.
+    """
+    inner, wrapped = store, False
+    while hasattr(inner, "underlying_store"):  # a PrefixStore
+        inner, wrapped = inner.underlying_store, True
+    if type(inner).__name__ != "TCPStore":
+        raise BarrierConfigError(
+            f"store={store!r} cannot be used: the tcp_store barrier needs a torch TCPStore, or a "
+            f"PrefixStore around one, but this is a {type(inner).__name__}"
+        )
+    namespace = ""
+    if wrapped:
+        # A PrefixStore does not tell its prefix. Whoever shares it agrees, through it, on a
+        # namespace of their own instead.
+        agreed = store.compare_set("barrier/namespace", "", uuid.uuid4().hex)
+        namespace = f"barrier/{agreed.decode()}/"
+    return Place(inner.host, inner.port, namespace)
+
+
+def host_store(place: Place, use_libuv: bool) -> Any:
+    """Start a TCPStore in this process, listening on the interface of ``place.host`` only.
+
+    Returns:
+        torch's store object; the server lives as long as it does.
+
+    Raises:
+        BarrierSetupError: The port is in use, the address is not one of this host, or there is no
+            torch.
+    """
+    try:
+        import torch.distributed as dist
+    except ImportError as error:
+        raise BarrierSetupError(
+            f"rank 0 hosts the {place} and needs torch for it, which cannot be imported ({error}); "
+            "pip install torch on rank 0's host"
+        ) from error
+    listener = _listen(place)
+    # The store takes the socket over: it closes it in the end.
+    return dist.TCPStore(
+        place.host,
+        place.port,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+        use_libuv=use_libuv,
+    )
+
+
+def _listen(place: Place) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            place.host, place.port, type=socket.SOCK_STREAM
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(socket.SOMAXCONN)
+        return listener
+    except OSError as error:
+        remedy = {
+            errno.EADDRINUSE: "another process has the port: give another tcpstore_port on all ranks",
+            errno.EADDRNOTAVAIL: "master_address is not an address of rank 0's host: give one that is",
+            errno.EACCES: "ports below 1024 need privileges: give a higher tcpstore_port",
+        }.get(error.errno or 0, "check master_address and tcpstore_port")
+        raise BarrierSetupError(
+            f"rank 0 cannot listen at master_address={place.host!r}, tcpstore_port={place.port}: "
+            f"{error}; {remedy}"
+        ) from error
