@@ -169,7 +169,9 @@ def _wait_for(place: Place, patience_secs: float, hosted_by_rank_0: bool, rank: 
             if hosted_by_rank_0
             else "check that its server still runs"
         )
-        raise BarrierSetupError(f"rank {rank} cannot reach the {place}: {error}; {remedy}") from error
+        raise BarrierSetupError(
+            f"rank {rank} cannot reach the {place}: {error}; {remedy}"
+        ) from error
     try:
         return line.probe_bell(f"barrier/probe/{os.urandom(8).hex()}")
     finally:
