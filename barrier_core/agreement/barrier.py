@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
 import threading
 import time
-import weakref
-from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -20,8 +17,9 @@ from barrier_core.agreement.processes import Beacon
 from barrier_core.agreement.protocol import Keys, RoundKeys, arrive, give_up, run
 from barrier_core.agreement.retire import COLLECT_EVERY, retire, retire_older
 from barrier_core.agreement.roster import Examiner, Member, join, leave, read_left
+from barrier_core.agreement.seats import Seat
 from barrier_core.agreement.store import Connect, StoreLine, StoreLostError
-from barrier_core.agreement.watcher import Finding, Passed, SlowRound, Watcher
+from barrier_core.agreement.watcher import LOOK_SECS, Finding, Passed, SlowRound, Watcher
 from barrier_core.contract import (
     Barrier,
     Capability,
@@ -33,7 +31,6 @@ from barrier_core.errors import (
     BarrierConfigError,
     BarrierFailedError,
     BarrierSetupError,
-    RankConflictError,
     failure,
 )
 from barrier_core.hookspecs import plugin_manager
@@ -145,26 +142,23 @@ class StoreBarrier(Barrier):
         """Keys of rounds that have passed and are to be removed; kept by rank 0."""
         if generation is None:
             generation = generation_from_environment()
-        self._seat = _Seat.take(self, (store_name, barrier_prefix, generation, global_rank))
+        self._seat = Seat.take(self, (store_name, barrier_prefix, generation, global_rank))
         self._keys = Keys(barrier_prefix, f"{generation}.{self._seat.number}")
-        beacon = None
-        try:
-            self._line: StoreLine = connect()
-            with suppress(OSError):
-                address = self._line.address()
-                beacon = Beacon(address) if address and heartbeat_secs else None
-            me = Member.myself(
-                self.rank_info, (address, beacon.port) if address and beacon else None
-            )
-            if global_rank == 0:
-                retire_older(self._line, self._keys)
-            join(self._line, self._keys, me, global_world_size)
-        except BaseException as error:
-            self._seat.give_back()
-            if isinstance(error, StoreLostError):
+        with ExitStack() as undo:
+            undo.callback(self._seat.give_back)
+            try:
+                self._line = connect()
+                undo.callback(self._line.close)
+                self._beacon = _light_beacon(self._line) if heartbeat_secs else None
+                if self._beacon is not None:
+                    undo.callback(self._beacon.close)
+                me = Member.myself(self.rank_info, self._beacon)
+                join(self._line, self._keys, me, global_world_size)
+                if global_rank == 0:
+                    retire_older(self._line, self._keys)
+            except StoreLostError as error:
                 raise BarrierSetupError(f"cannot join through the {store_name}: {error}") from error
-            raise
-        self._beacon = beacon
+            undo.pop_all()
         self._examiner = Examiner(self._keys, me, heartbeat_secs)
         self._watcher = Watcher(
             connect,
@@ -173,10 +167,9 @@ class StoreBarrier(Barrier):
             global_world_size,
             heartbeat_secs,
             self._examiner,
-            beacon,
+            self._beacon,
         )
         self._owner_pid = os.getpid()
-        _open_barriers.add(self)
 
     def _wait(self, timeout_secs: float, tag: str) -> None:
         _check_name("tag", tag)
@@ -185,8 +178,9 @@ class StoreBarrier(Barrier):
         self._waiting_thread = threading.get_ident()
         arrived = False
         try:
-            if self._watcher.notice is not None:
-                self._settle(keys, tag, self._watcher.notice, arrived)
+            notice = self._watcher.notice or self._own_abort()
+            if notice is not None:
+                self._settle(keys, tag, notice, arrived)
             arrived = True  # before it is true: an interrupted arrival may have reached the store
             arrive(self._line, keys, self._rank, tag, self._world_size)
             if not self._line.wait(min(SLOW_AFTER_SECS, timeout_secs)):
@@ -224,9 +218,7 @@ class StoreBarrier(Barrier):
         self._watcher.attend(slow)
         try:
             while True:
-                finding = slow.finding
-                if finding is None and self._abort_reason is not None:
-                    finding = Break("abort", self._rank, self._abort_reason)
+                finding = slow.finding or self._own_abort()
                 if finding is None and time.monotonic() >= deadline:
                     deadline = max(deadline, self._extended_deadline(slow, timeout_secs))
                     if time.monotonic() >= deadline:
@@ -247,6 +239,11 @@ class StoreBarrier(Barrier):
         if any(age is None for age in ages):
             return 0.0  # a late rank that reports nothing extends nothing
         return slow.looked_at - max(age for age in ages if age is not None) + timeout_secs
+
+    def _own_abort(self) -> Break | None:
+        """Return the break that this rank's own `abort` asks for, if it has been called."""
+        reason = self._abort_reason
+        return None if reason is None else Break("abort", self._rank, reason)
 
     def _settle(self, keys: RoundKeys, tag: str, why: Finding, arrived: bool) -> None:
         """End a wait, for a reason. Returns if the round has passed; raises its verdict if not."""
@@ -333,9 +330,8 @@ class StoreBarrier(Barrier):
                     if self.failed is None:
                         number = self.round + 1
                         why = Break("abort", self._rank, reason)
-                        verdict = self._give_up(
-                            number, self._keys.round(number, ""), "", why, arrived=False
-                        )
+                        keys = self._keys.round(number, "")
+                        verdict = self._give_up(number, keys, "", why, arrived=False)
                         assert verdict is not None  # a round without this rank cannot pass
                         self.failed = failure(verdict)
                 finally:
@@ -351,10 +347,11 @@ class StoreBarrier(Barrier):
         self._watcher.report_progress(progress)
 
     def _close(self) -> None:
-        _open_barriers.discard(self)
         self._watcher.stop(timeout_secs=1.0)
-        # A forked child holds copies of the sockets; signing off is the parent's.
-        if os.getpid() == self._owner_pid:
+        # A forked child holds copies of the sockets, but signing off is the parent's; and a store
+        # that is lost would only hold up the exit.
+        lost = self.failed is not None and self.failed.verdict.kind == "store"
+        if os.getpid() == self._owner_pid and not lost:
             with suppress(StoreLostError):
                 if self._sign_off() and not self._hosts_store:
                     retire(self._line, self._keys)
@@ -365,15 +362,18 @@ class StoreBarrier(Barrier):
 
     def _sign_off(self) -> bool:
         """Leave; a rank that hosts the store waits for the others. True if all have left."""
-        left = leave(self._line, self._keys, self._rank)
         everyone = set(range(self._world_size))
-        deadline = time.monotonic() + self._linger_secs
-        while self._hosts_store and left != everyone and time.monotonic() < deadline:
+        left = leave(self._line, self._keys, self._rank)
+        now = time.monotonic()
+        deadline, next_look = now + self._linger_secs, now
+        while self._hosts_store and left != everyone and (now := time.monotonic()) < deadline:
+            if now >= next_look:
+                next_look = now + LOOK_SECS
+                absent = self._examiner.examine(self._line, everyone - left)
+                if all(self._is_gone(status) for status in absent):
+                    break
             time.sleep(_LINGER_POLL_SECS)
             left = read_left(self._line, self._keys)
-            waiting_for = self._examiner.examine(self._line, everyone - left)
-            if all(self._is_gone(status) for status in waiting_for):
-                break
         return left == everyone
 
     def _is_gone(self, status: RankStatus) -> bool:
@@ -381,71 +381,13 @@ class StoreBarrier(Barrier):
         return status.state == "dead" or (status.host is None and self.failed is not None)
 
 
-class _Seat:
-    """A rank's place in one barrier of this process; numbers the barriers made one after another.
-
-    Every rank makes its barriers of one prefix in the same order, so their numbers agree, and a
-    barrier never sees the keys of the one before it.
-    """
-
-    _taken: ClassVar[dict[tuple[str, str, str, int], _Seat]] = {}
-    _numbers: ClassVar[Counter[tuple[str, str, str, int]]] = Counter()
-    _lock: ClassVar[threading.Lock] = threading.Lock()
-
-    def __init__(self, barrier: StoreBarrier, key: tuple[str, str, str, int], number: int) -> None:
-        self._barrier = weakref.ref(barrier)
-        self._key = key
-        self.number = number
-
-    @classmethod
-    def take(cls, barrier: StoreBarrier, key: tuple[str, str, str, int]) -> _Seat:
-        """Return the seat for a new barrier.
-
-        Raises:
-            RankConflictError: This process has an open barrier there.
-        """
-        with cls._lock:
-            taken = cls._taken.get(key)
-            other = taken._barrier() if taken else None
-            if other is not None and other.failed is None:
-                _, prefix, _, rank = key
-                raise RankConflictError(
-                    f"rank {rank} of this process already has an open barrier with the prefix "
-                    f"{prefix!r}: close() it first, or give this one another barrier_prefix"
-                )
-            seat = cls._taken[key] = cls(barrier, key, cls._numbers[key])
-            cls._numbers[key] += 1
-            return seat
-
-    def give_back(self, used: bool = False) -> None:
-        """Free the seat; one that was never used gives its number back, too."""
-        with self._lock:
-            if self._taken.get(self._key) is self:
-                del self._taken[self._key]
-                if not used:
-                    self._numbers[self._key] -= 1
-
-    @classmethod
-    def forget_all(cls) -> None:
-        """Start afresh in a forked child, which is another rank."""
-        cls._lock = threading.Lock()
-        cls._taken.clear()
-        cls._numbers.clear()
-        _open_barriers.clear()
-
-
-_open_barriers: weakref.WeakSet[StoreBarrier] = weakref.WeakSet()
-
-
-@atexit.register
-def _close_all() -> None:
-    """Leave at exit, as `close` would: the others hear of it at once, and the host leaves last."""
-    for barrier in list(_open_barriers):
-        with suppress(Exception):
-            barrier.close()
-
-
-os.register_at_fork(after_in_child=_Seat.forget_all)
+def _light_beacon(line: StoreLine) -> Beacon | None:
+    """Open a beacon at this host's address; None where it has none that others can reach."""
+    address = line.address()
+    try:
+        return None if address is None else Beacon(address)
+    except OSError:
+        return None  # silence then stays silence: nobody can tell this rank's death by knocking
 
 
 def _check_name(what: str, name: str) -> None:

@@ -75,7 +75,8 @@ class Beacon:
     def __init__(self, address: str) -> None:
         self._server = socket.create_server((address, 0), family=_family(address), backlog=64)
         self._server.setblocking(False)
-        self.port: int = self._server.getsockname()[1]
+        self.place: tuple[str, int] = (address, self._server.getsockname()[1])
+        """Address and port."""
 
     def drain(self) -> None:
         """Take the connections that others have made and left, so that the backlog stays open."""

@@ -12,6 +12,7 @@ import msgspec
 from barrier_core.agreement.log import Break
 from barrier_core.agreement.processes import (
     Answer,
+    Beacon,
     is_running,
     is_stopped,
     knock,
@@ -51,7 +52,7 @@ class Member(msgspec.Struct, frozen=True):
         return (self.machine, self.pid, self.started) == (other.machine, other.pid, other.started)
 
     @classmethod
-    def myself(cls, rank_info: RankInfo, beacon: tuple[str, int] | None) -> Member:
+    def myself(cls, rank_info: RankInfo, beacon: Beacon | None) -> Member:
         """Return the entry of this process."""
         pid = os.getpid()
         return cls(
@@ -60,7 +61,7 @@ class Member(msgspec.Struct, frozen=True):
             pid=pid,
             started=start_time(pid),
             machine=machine_id(),
-            beacon=beacon,
+            beacon=beacon.place if beacon else None,
         )
 
 

@@ -18,7 +18,8 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from barrier_core.agreement.store import StoreLine, StoreLostError
 
@@ -93,14 +94,16 @@ class TCPStoreLine(StoreLine):
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         """See `StoreLine`; all keys in one round trip."""
         expect, missing = _text(_MISSING), _text(b"")
-        self._send(b"".join(_COMPARE_SET + self._key(key) + expect + missing for key in keys))
-        values = [self._receive_text() for _ in keys]
+        with self._asking():
+            self._send(b"".join(_COMPARE_SET + self._key(key) + expect + missing for key in keys))
+            values = [self._receive_text() for _ in keys]
         return [None if value == _MISSING else value for value in values]
 
     def create(self, key: str, value: bytes) -> bytes:
         """See `StoreLine`; one round trip."""
-        self._send(_COMPARE_SET + self._key(key) + _text(b"") + _text(value))
-        return self._receive_text()
+        with self._asking():
+            self._send(_COMPARE_SET + self._key(key) + _text(b"") + _text(value))
+            return self._receive_text()
 
     def write(self, key: str, value: bytes) -> None:
         """See `StoreLine`; one-way."""
@@ -109,8 +112,9 @@ class TCPStoreLine(StoreLine):
     def remove(self, keys: Iterable[str]) -> None:
         """See `StoreLine`; one round trip."""
         requests = [_DELETE_KEY + self._key(key) for key in keys]
-        self._send(b"".join(requests))
-        self._receive(_LENGTH.size * len(requests))
+        with self._asking():
+            self._send(b"".join(requests))
+            self._receive(_LENGTH.size * len(requests))
 
     def arrive(self, log: str, record: bytes, bell: str, world_size: int) -> None:
         """See `StoreLine`; both requests in one packet."""
@@ -161,10 +165,11 @@ class TCPStoreLine(StoreLine):
         """
         if not self._counted_in:
             return False
-        self._send(_CANCEL_WAIT)
-        rung = self._receive(1) == _RUNG
-        if rung and self._receive(1) != _CANCELLED:
-            raise self._lost("it answered CANCEL_WAIT in a way that is not known")
+        with self._asking():
+            self._send(_CANCEL_WAIT)
+            rung = self._receive(1) == _RUNG
+            if rung and self._receive(1) != _CANCELLED:
+                raise self._lost("it answered CANCEL_WAIT in a way that is not known")
         self._counted_in = False
         return rung
 
@@ -208,6 +213,18 @@ class TCPStoreLine(StoreLine):
         self._send(_VALIDATE + _MAGIC + _PING + nonce)
         if self._receive(len(nonce)) != nonce:
             raise self._lost("it does not answer PING")
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Hang up when Ctrl-C strikes between a question and its answer.
+
+        The answer would be taken for that of the next question.
+        """
+        try:
+            yield
+        except BaseException:
+            self._socket.close()
+            raise
 
     def _key(self, key: str) -> bytes:
         return _text(f"/{self._namespace}{key}".encode())
