@@ -19,7 +19,8 @@ from barrier_core.errors import (
     RankConflictError,
     UnknownBarrierTypeError,
 )
-from barrier_core.hookspecs import hookimpl
+from barrier_core.hookspecs import hookimpl, plugin_manager
+from barrier_core.observers.log import LogObserver
 from barrier_core.ranks import RankInfo, RankStatus
 from barrier_core.registry import BARRIER_REGISTRY, register_barrier, registry
 from barrier_core.verdict import Verdict
@@ -52,6 +53,8 @@ __all__ = [
     "hookimpl",
     "register_barrier",
 ]
+
+plugin_manager.register(LogObserver(), "observer log")
 
 # torch has its two backends beside the contract. Here they are plugins: the names work where the
 # plugin is installed, and importing this package still imports neither.

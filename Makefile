@@ -1,0 +1,50 @@
+# Needs python3 (3.10 or later), make and git; everything else is installed into .venv.
+
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PLUGINS := $(sort $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
+# Folders with code to check that is in no distribution, as far as they exist.
+LOOSE := $(wildcard examples tests benchmarks plugins/*/tests)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean soak .venv
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+demo: .venv ## run the sharded checkpoint with both backends, then with a rank that stops
+	$(BIN)/python examples/sharded_checkpoint/demo.py
+
+test: .venv ## run every test; fails when less than 95 % of the core is covered
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+lint: .venv ## run ruff (rules and format) and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(addprefix -p ,barrier_core $(patsubst plugins/%,barrier_%,$(PLUGINS)))
+	$(BIN)/mypy $(LOOSE)
+
+soak: .venv ## run the soak test for ten minutes
+	$(BIN)/python tests/soak.py --seconds 600
+
+clean: ## remove the environments and everything that was built
+	rm -rf $(VENV) .venvs build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(foreach plugin,$(PLUGINS),$(plugin)/build $(plugin)/dist)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv: $(STAMP)
+
+# A changed pyproject file or constraint installs again.
+$(STAMP): pyproject.toml $(PLUGINS:=/pyproject.toml) constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "barrier-core needs Python 3.10 or later, not %s: set PYTHON=" % sys.version.split()[0])'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (the first time takes a few minutes: torch is large)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
+		-e '.[dev]' $(addprefix -e ,$(PLUGINS))
+	@touch $@

@@ -1,0 +1,45 @@
+"""A rank that does what it is told, one JSON command a line; see test_two_hosts.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from barrier_core import BarrierError, BarrierFailedError, create_barrier
+
+
+def main() -> None:
+    """Obey until the end of input."""
+    barrier: Any = None
+    for line in sys.stdin:
+        command = json.loads(line)
+        started = time.monotonic()
+        answer: dict[str, Any] = {"error": None}
+        try:
+            match command.pop("do"):
+                case "create":
+                    barrier = create_barrier("tcp_store", **command)
+                case "rounds":
+                    for _ in range(command["count"]):
+                        barrier.execute_barrier()
+                case "wait":
+                    barrier.execute_barrier(**command)
+                case "progress":
+                    barrier.report_progress(command["text"])
+                case "abort":
+                    barrier.abort(command["reason"])
+                case "close":
+                    barrier.close()
+        except BarrierError as error:
+            answer = {"error": type(error).__name__, "message": str(error)}
+            if isinstance(error, BarrierFailedError):
+                answer["kind"] = error.verdict.kind
+                answer["missing"] = [status.rank for status in error.verdict.missing]
+        answer["secs"] = time.monotonic() - started
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Four ranks on two hosts: network namespaces, joined by a cable, each rank with pids of its own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# The module is loaded by its path: pytest's importlib mode puts no test folder on the import path.
+sys.path.insert(0, str(Path(__file__).parent))
+from cable import ADDRESSES, Cable  # noqa: E402 - needs the line above
+
+_ports = itertools.count(29811)
+_HEARTBEAT_SECS = 0.5
+
+
+class HostRank:
+    """A rank on one of the hosts, in a pid namespace of its own."""
+
+    def __init__(self, cable: Cable, side: str, rank: int, world_size: int) -> None:
+        environ = os.environ | {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
+        self._process = subprocess.Popen(
+            [
+                *("ip", "netns", "exec", cable.hosts[side]),
+                *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
+                *(sys.executable, str(Path(__file__).with_name("host_rank.py"))),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environ,
+        )
+
+    def tell(self, do: str, **arguments: Any) -> None:
+        """Give a command."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self, within_secs: float = 30.0) -> dict[str, Any]:
+        """Return what became of the command."""
+        assert self._process.stdout is not None
+        # A rank that hangs is killed, so that reading its answer ends.
+        watchdog = threading.Timer(within_secs, self.kill)
+        watchdog.start()
+        line = self._process.stdout.readline()
+        watchdog.cancel()
+        assert line, f"no answer within {within_secs} s"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def kill(self) -> None:
+        """Kill the rank: SIGKILL."""
+        self._process.kill()
+
+    def stop(self) -> None:
+        """Freeze the rank: SIGSTOP."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        os.kill(int(children.read_text().split()[0]), signal.SIGSTOP)
+
+    def end(self) -> None:
+        """Kill the rank and wait for its end."""
+        self.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):
+                assert pipe is not None
+                pipe.close()
+
+
+@pytest.fixture(scope="module")
+def cable() -> Iterator[Cable]:
+    """Two hosts."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare"))):
+        pytest.skip("hosts are network namespaces, which need root, ip and unshare")
+    with ExitStack() as stack:
+        try:
+            cable = Cable()
+            stack.callback(cable.remove)
+            cable.lay()
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"network namespaces or TUN devices cannot be made here: {error}")
+        yield cable
+
+
+@pytest.fixture
+def ranks(cable: Cable) -> Iterator[list[HostRank]]:
+    """Ranks 0 and 1 on the left host, which has the store, and 2 and 3 on the right; joined."""
+    with ExitStack() as stack:
+        stack.callback(cable.mend)
+        ranks = [HostRank(cable, "left" if rank < 2 else "right", rank, 4) for rank in range(4)]
+        for rank in ranks:
+            stack.callback(rank.end)
+        port = next(_ports)
+        for rank in ranks:
+            rank.tell(
+                "create",
+                master_address=ADDRESSES["left"],
+                tcpstore_port=port,
+                heartbeat_secs=_HEARTBEAT_SECS,
+                timeout_secs=20,
+                linger_secs=5,
+            )
+        for rank in ranks:
+            assert rank.answer()["error"] is None
+        run(ranks, "rounds", count=3)
+        yield ranks
+
+
+def run(ranks: list[HostRank], do: str, **arguments: Any) -> list[dict[str, Any]]:
+    """Have the ranks do the same at once, without an error; return their answers."""
+    for rank in ranks:
+        rank.tell(do, **arguments)
+    answers = [rank.answer() for rank in ranks]
+    assert [answer["error"] for answer in answers] == [None] * len(ranks), answers
+    return answers
+
+
+def test_rounds_pass_between_hosts_and_the_hosting_rank_leaves_last(ranks: list[HostRank]) -> None:
+    run(ranks, "rounds", count=300)
+    ranks[0].tell("close")
+    run(ranks[1:], "rounds", count=0)
+    run(ranks[1:], "close")
+    assert ranks[0].answer()["error"] is None
+
+
+def test_a_late_rank_on_the_other_host_is_reported_alive_with_its_progress(
+    ranks: list[HostRank],
+) -> None:
+    run(ranks[3:], "progress", text="shard 12/40")
+    for rank in ranks[:3]:
+        rank.tell("wait", timeout_secs=3, tag="save")
+    answers = [rank.answer() for rank in ranks[:3]]
+    run(ranks[3:], "rounds", count=0)
+    ranks[3].tell("wait", tag="save")
+    answers.append(ranks[3].answer())
+    assert len({answer["message"] for answer in answers}) == 1
+    assert "round 4 'save' is broken (timeout" in answers[0]["message"]
+    assert 'alive, last progress "shard 12/40"' in answers[0]["message"]
+
+
+def test_a_rank_killed_on_the_other_host_breaks_the_round_long_before_the_timeout(
+    ranks: list[HostRank],
+) -> None:
+    for rank in ranks[:3]:
+        rank.tell("wait")
+    ranks[3].kill()
+    answers = [rank.answer() for rank in ranks[:3]]
+    assert {answer["kind"] for answer in answers} == {"dead"}
+    assert len({answer["message"] for answer in answers}) == 1
+    assert "rank 3" in answers[0]["message"]
+    assert "its process is gone" in answers[0]["message"]
+    assert max(answer["secs"] for answer in answers) < 10
+
+
+def test_a_rank_stopped_on_the_other_host_is_alive_but_silent(ranks: list[HostRank]) -> None:
+    ranks[3].stop()
+    for rank in ranks[:3]:
+        rank.tell("wait", timeout_secs=4)
+    answers = [rank.answer() for rank in ranks[:3]]
+    assert {answer["kind"] for answer in answers} == {"timeout"}
+    assert len({answer["message"] for answer in answers}) == 1
+    assert "alive: no heartbeat for" in answers[0]["message"]
+
+
+@pytest.mark.parametrize("how", ["link down", "packets dropped"])
+def test_a_partition_is_survived_within_the_deadline(
+    cable: Cable, ranks: list[HostRank], how: str
+) -> None:
+    ranks[1].tell("wait", timeout_secs=3)
+    ranks[2].tell("wait", timeout_secs=3)
+    if how == "link down":
+        cable.unplug()
+    else:
+        cable.loss = 1.0
+    ranks[3].tell("wait", timeout_secs=3)
+    ranks[0].tell("wait", timeout_secs=3)
+    near, far = [[rank.answer() for rank in side] for side in (ranks[:2], ranks[2:])]
+    # Who still has the store knows who is missing; who has lost it says so.
+    assert {answer["error"] for answer in near} == {"BarrierTimeoutError"}
+    assert {answer["error"] for answer in far} == {"BarrierConnectionError"}
+    assert len({answer["message"] for answer in near}) == 1
+    assert 3 in near[0]["missing"]
+    assert max(answer["secs"] for answer in near + far) < 15
+
+
+def test_latency_and_loss_change_nothing_but_time(cable: Cable, ranks: list[HostRank]) -> None:
+    cable.delay_secs, cable.loss = 0.05, 0.01  # in each direction: 100 ms a round trip
+    run(ranks, "rounds", count=20)
+    for rank in ranks[1:]:
+        rank.tell("wait", tag="save")
+    run(ranks[:1], "abort", reason="disk full on /ckpt")
+    answers = [rank.answer() for rank in ranks[1:]]
+    assert {answer["kind"] for answer in answers} == {"abort"}
+    assert all("disk full on /ckpt" in answer["message"] for answer in answers)

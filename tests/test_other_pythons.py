@@ -1,0 +1,71 @@
+"""The core's own tests on every other Python that the machine has; they need no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.environments import ROOT, VirtualEnvironment, run
+
+VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+THIS_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+# What an environment is made from: it is made anew when one of these has changed.
+INGREDIENTS = ("pyproject.toml", "constraints.txt")
+
+
+def candidates(version: str) -> Iterator[Path]:
+    """Where a Python of this version may be; not every one that exists also runs."""
+    for folder in os.get_exec_path():
+        yield Path(folder, f"python{version}")
+    for installed in sorted(Path.home().glob(f".pyenv/versions/{version}.*")):
+        yield installed / "bin" / f"python{version}"
+
+
+def runs(python: Path, version: str) -> bool:
+    asked = "import sys, venv; print('%d.%d' % sys.version_info[:2])"
+    try:
+        answer = subprocess.run(
+            [python, "-I", "-c", asked], capture_output=True, text=True, timeout=30, check=False
+        )
+    except OSError:
+        return False
+    return answer.returncode == 0 and answer.stdout.strip() == version
+
+
+def find_python(version: str) -> Path | None:
+    return next((python for python in candidates(version) if runs(python, version)), None)
+
+
+def environment_for(python: Path, version: str) -> VirtualEnvironment:
+    """The environment for one Python, with the core from this tree and its tests' needs."""
+    environment = VirtualEnvironment(ROOT / ".venvs" / version)
+    stamp = environment.path / ".installed"
+    made_from = hashlib.sha256(str(python).encode())
+    for ingredient in INGREDIENTS:
+        made_from.update((ROOT / ingredient).read_bytes())
+
+    if not stamp.exists() or stamp.read_text() != made_from.hexdigest():
+        environment = VirtualEnvironment.create(environment.path, python)
+        environment.pip("install", "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[test]")
+        stamp.write_text(made_from.hexdigest())
+    return environment
+
+
+@pytest.mark.timeout(600)  # the first run makes an environment
+@pytest.mark.parametrize("version", [version for version in VERSIONS if version != THIS_VERSION])
+def test_the_core_passes_its_tests_without_torch_on_python(version: str) -> None:
+    python = find_python(version)
+    if python is None:
+        pytest.skip(f"no Python {version} on this machine")
+    environment = environment_for(python, version)
+
+    # Its own cache folder is of no use: one would overwrite the other.
+    core_tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/core")
+    run(environment.python, *core_tests, timeout=480)
