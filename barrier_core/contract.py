@@ -305,7 +305,7 @@ def describe_exception(error: BaseException) -> str:
 
 
 def notify(hook_name: str, **event: Any) -> None:
-    """Call every observer of a hook. One that raises is logged and stops neither barrier nor others.
+    """Call every observer of a hook; one that raises is logged, and stops nothing and nobody.
 
     Observers are called one by one rather than through the pluggy hook, where the first that
     raises would hide the event from the rest.

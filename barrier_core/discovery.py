@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -59,21 +60,29 @@ def find_plugins(group: str, environ: Mapping[str, str] | None = None) -> list[F
 def _scan(group: str) -> Iterator[FoundPlugin]:
     seen: set[str] = set()
     for distribution in importlib_metadata.distributions():
-        # One distribution with unreadable metadata must cost only itself: importlib_metadata
-        # before 10.2 raises on a malformed entry point of any group.
+        name = _field(distribution, "Name")
+        # The first one on the path is the one that would be imported.
+        normalized = re.sub(r"[-_.]+", "-", name).lower()
+        if normalized and normalized in seen:
+            continue
+        seen.add(normalized)
+        name = name or f"(a distribution without a name, in {distribution.locate_file('')})"
+        # One distribution with a malformed entry point, of whatever group, must cost only itself.
         try:
-            name = distribution.name
-            version = distribution.version or ""
             entry_points = [found for found in distribution.entry_points if found.group == group]
         except Exception as error:
-            logger.warning("skipping a distribution with unreadable metadata: %s", error)
+            logger.warning("skipping %s, whose entry_points.txt is malformed: %s", name, error)
             continue
-        # The first one on the path is the one that would be imported.
-        if not entry_points or name in seen:
-            continue
-        seen.add(name)
         for found in entry_points:
-            yield FoundPlugin(found.name, name, version, found.value)
+            yield FoundPlugin(found.name, name, _field(distribution, "Version"), found.value)
+
+
+def _field(distribution: importlib_metadata.Distribution, name: str) -> str:
+    """Return a field of the metadata; empty where it, or all metadata, is missing."""
+    try:
+        return distribution.metadata[name] or ""
+    except Exception:
+        return ""
 
 
 def load_plugin(plugin: FoundPlugin) -> object:
@@ -82,10 +91,10 @@ def load_plugin(plugin: FoundPlugin) -> object:
     Raises:
         BarrierPluginError: The import fails, whatever the reason; the cause is chained.
     """
-    entry_point = importlib_metadata.EntryPoint(plugin.name, plugin.value, BACKENDS)
     try:
+        entry_point = importlib_metadata.EntryPoint(plugin.name, plugin.value, BACKENDS)
         loaded: object = entry_point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module that ends the process is broken, too
         raise BarrierPluginError(
             f"{plugin} cannot be loaded: {type(error).__name__}: {error}. Repair or uninstall "
             f"{plugin.distribution}, or block it with BARRIER_PLUGINS_BLOCK={plugin.name}"

@@ -110,7 +110,8 @@ class RankInfo:
                 ) from None
 
         rank, world_size = read(launcher.rank), read(launcher.world_size)
-        assert rank is not None and world_size is not None  # the caller has looked
+        assert rank is not None  # the caller has looked
+        assert world_size is not None
         try:
             return cls(
                 global_rank=rank,

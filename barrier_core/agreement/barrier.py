@@ -232,7 +232,7 @@ class StoreBarrier(Barrier):
             self._watcher.attend(None)
 
     def _extended_deadline(self, slow: SlowRound, timeout_secs: float) -> float:
-        """Return the deadline that the late ranks' progress allows, as monotonic time in seconds."""
+        """Return the deadline that the late ranks' progress allows, in monotonic seconds."""
         if not self._progress_extends_deadline or not slow.missing:
             return 0.0
         ages = [status.progress_age_secs for status in slow.missing]

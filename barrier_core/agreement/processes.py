@@ -70,7 +70,7 @@ def _stat(pid: int) -> list[str]:
 
 
 class Beacon:
-    """A port that is open as long as this process is: the kernel answers for it, even if stopped."""
+    """A port that is open while this process lives: the kernel answers for it, even if stopped."""
 
     def __init__(self, address: str) -> None:
         self._server = socket.create_server((address, 0), family=_family(address), backlog=64)

@@ -12,9 +12,9 @@ passed. A rank that does not want to wait any longer asks the log:
    break has broken it.
 
 Why this is safe: a bell that rang was rung by N ranks before any removal, each after its own
-arrival, so N arrivals precede every break in the log, and all who ask it decide "passed". If no bell
-rang, every rank gets its answer from the same log, whose prefix up to the first break never changes.
-Ranks with different tags ring different bells, so a mismatch never passes.
+arrival, so N arrivals precede every break in the log, and all who ask it decide "passed". If no
+bell rang, every rank gets its answer from the same log, whose prefix up to the first break never
+changes. Ranks with different tags ring different bells, so a mismatch never passes.
 
 The steps are generators that yield operations, so that the engine runs them on a real store and the
 tests run the same code through every interleaving on a model.

@@ -1,10 +1,12 @@
 """Removing state that nobody needs any more, so that the store holds a bounded number of keys.
 
 Finished rounds: rank 0 has them removed in batches. Why this is safe: when rank 0 has passed round
-k, all ranks have arrived at k, so each of them has decided round k - 1 and will not look at it again.
+k, all ranks have arrived at k, so each of them has decided round k - 1 and will not look at it
+again.
 
 Generations: the last rank to leave removes everything. Where a rank has died, rank 0 of a later
-generation does, but keeps the one just before its own, whose ranks may still be reading its verdict.
+generation does, but keeps the one just before its own, whose ranks may still be reading its
+verdict.
 """
 
 from __future__ import annotations

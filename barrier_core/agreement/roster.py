@@ -137,7 +137,7 @@ class Examiner:
         self._heartbeat_secs = heartbeat_secs
         self._members: dict[int, Member] = {}
         self._pulses: dict[int, tuple[Pulse, float, bool]] = {}
-        """By rank: the last pulse, when it was first seen here, and whether it came while we looked."""
+        """By rank: the last pulse, when it was first seen, and whether it came while we looked."""
         self._lock = threading.Lock()
 
     def examine(self, line: StoreLine, ranks: Iterable[int]) -> tuple[RankStatus, ...]:

@@ -1,8 +1,8 @@
 """What the agreement engine needs of a key-value store: one rank's line to it.
 
 A backend writes `append`, `read`, `create`, `write`, `remove` and `close`. The three methods that
-wait (`arrive`, `wait`, `withdraw`) then work by polling; a store that can block, or count, overrides
-them to release a round in one round trip.
+wait (`arrive`, `wait`, `withdraw`) then work by polling; a store that can block, or count,
+overrides them to release a round in one round trip.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class StoreLine(abc.ABC):
     """One rank's connection to the store; used by one thread at a time, but for `wake`.
 
     Keys and values are short text and bytes. Operations on one line take effect in the order they
-    were called. Any of them raises `StoreLostError` when the store does not answer within its bound.
+    were called. Any of them raises `StoreLostError` when the store does not answer within its
+    bound.
     """
 
     @abc.abstractmethod

@@ -1,8 +1,8 @@
 """The second thread of a rank: heartbeats, and looking after a round that has become slow.
 
-It has a line of its own, because the caller's may be blocked for as long as the round lasts. It only
-ever finds things out; the caller's thread alone decides, on its own line, in the order that the
-protocol needs.
+It has a line of its own, because the caller's may be blocked for as long as the round lasts. It
+only ever finds things out; the caller's thread alone decides, on its own line, in the order that
+the protocol needs.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from barrier_core.verdict import Verdict
 logger = logging.getLogger("barrier_core")
 
 ASK_SECS = 0.3
-"""How often a waiting rank asks whether the round has been decided. Bounds how fast an abort reaches
-it; 1,000 waiting ranks ask 3,300 times a second, which costs a TCPStore about 3 % of a core."""
+"""How often a waiting rank asks whether the round has been decided, which bounds how fast an abort
+reaches it. 1,000 waiting ranks ask 3,300 times a second."""
 LOOK_SECS = 0.5
 """How often a monitor looks who is missing and whether they live."""
 _MONITORS = 3
@@ -108,8 +108,8 @@ class Watcher:
         if heartbeat_secs:
             self._start()
 
-    # What the caller's threads use. Why this is safe: each method changes single attributes, and the
-    # watcher's thread reads them afresh in every turn of its loop.
+    # What the caller's threads use. Why this is safe: each method changes single attributes, and
+    # the watcher's thread reads them afresh in every turn of its loop.
 
     def attend(self, slow: SlowRound | None) -> None:
         """Look after a slow round from now on; None: it is over."""

@@ -10,23 +10,22 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar
 
+from msgspec import Meta
+
 from barrier_core.contract import (
     DEFAULT_TIMEOUT_SECS,
-    DEFAULT_WARN_AFTER_SECS,
     Barrier,
     Capability,
     TimeoutSecs,
-    WarnAfterSecs,
     check_seconds,
 )
 from barrier_core.errors import BarrierSetupError, failure
 from barrier_core.ranks import RankStatus
 from barrier_core.verdict import Verdict
-from msgspec import Meta
 
 Collective = Callable[[timedelta], None]
 
-# gloo's rank 0 says which ranks did not come: "Ranks 1, 3 failed to pass monitoredBarrier in 3000 ms".
+# How gloo's rank 0 says who did not come: "Ranks 1, 3 failed to pass monitoredBarrier in 3000 ms".
 _GLOO_MISSING = re.compile(r"Ranks? ([\d, ]+) failed to pass monitoredBarrier")
 _TIMEOUT_WORDS = re.compile(r"tim(ed|e) ?out|monitoredBarrier", re.IGNORECASE)
 
@@ -38,16 +37,15 @@ class NoProcessGroupError(BarrierSetupError, AssertionError):
 class DistBarrier(Barrier):
     """A barrier over a torch.distributed process group.
 
-    Every rank must be alive to hear of a failure, and each decides by its own clock: a process group
-    gives no agreed verdict and no abort. On gloo, rank 0 names the missing ranks.
+    Every rank must be alive to hear of a failure, and each decides by its own clock: a process
+    group gives no agreed verdict and no abort. On gloo, rank 0 names the missing ranks.
 
     Args:
         timeout_secs: Hard limit in seconds on one wait.
         process_group: The group to use; the default group if None.
         own_group: Make a group of its own with the same ranks, so that collectives of other threads
-            are not disturbed. All ranks must do so together, as with ``torch.distributed.new_group``.
-        warn_after_secs: Soft limit in seconds; has no effect here, where nobody knows who is missing
-            before the end.
+            are not disturbed. All ranks must do so together, as with
+            ``torch.distributed.new_group``.
 
     Raises:
         BarrierSetupError: There is no process group, or this rank is not in it; also an
@@ -66,7 +64,6 @@ class DistBarrier(Barrier):
         own_group: Annotated[
             bool, Meta(description="make a group of its own, for use beside other collectives")
         ] = False,
-        warn_after_secs: WarnAfterSecs = DEFAULT_WARN_AFTER_SECS,
     ) -> None:
         check_seconds("timeout_secs", timeout_secs)
         dist = _torch_distributed()
@@ -78,10 +75,10 @@ class DistBarrier(Barrier):
         rank = dist.get_rank(process_group)
         if rank < 0:
             raise NoProcessGroupError(
-                f"rank {dist.get_rank()} is not in the given process_group; create the barrier only "
-                "on the ranks that are"
+                f"rank {dist.get_rank()} is not in the given process_group; create the barrier "
+                "only on the ranks that are"
             )
-        super().__init__(rank, dist.get_world_size(process_group), timeout_secs, warn_after_secs)
+        super().__init__(rank, dist.get_world_size(process_group), timeout_secs, None)
         self._group: Any = process_group
         self._own_group: Any = None
         if own_group:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any, ClassVar
 
+from msgspec import Meta
+
 from barrier_core.agreement.barrier import (
     DEFAULT_HEARTBEAT_SECS,
     DEFAULT_LINGER_SECS,
@@ -27,8 +29,6 @@ from barrier_core.contract import (
 )
 from barrier_core.errors import BarrierConfigError, BarrierSetupError
 from barrier_core.ranks import RankInfo
-from msgspec import Meta
-
 from barrier_tcp_store.hosting import Place, agent_store, host_store, place_of
 from barrier_tcp_store.wire import ANSWER_SECS, TCPStoreLine
 

@@ -36,8 +36,8 @@ def agent_store(environ: Mapping[str, str] | None = None) -> Place | None:
         return Place(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]))
     except (KeyError, ValueError):
         raise BarrierConfigError(
-            "TORCHELASTIC_USE_AGENT_STORE=True in the environment says that torchrun's store can be "
-            "used, but MASTER_ADDR and MASTER_PORT do not say where it is; start the job with "
+            "TORCHELASTIC_USE_AGENT_STORE=True in the environment says that torchrun's store can "
+            "be used, but MASTER_ADDR and MASTER_PORT do not say where it is; start the job with "
             "torchrun, or give master_address and tcpstore_port"
         ) from None
 
@@ -76,7 +76,9 @@ def host_store(place: Place, use_libuv: bool) -> Any:
             torch.
     """
     try:
-        import torch.distributed as dist
+        from torch.distributed import (  # type: ignore[attr-defined]  # not in its __all__
+            TCPStore,
+        )
     except ImportError as error:
         raise BarrierSetupError(
             f"rank 0 hosts the {place} and needs torch for it, which cannot be imported ({error}); "
@@ -84,7 +86,7 @@ def host_store(place: Place, use_libuv: bool) -> Any:
         ) from error
     listener = _listen(place)
     # The store takes the socket over: it closes it in the end.
-    return dist.TCPStore(
+    return TCPStore(
         place.host,
         place.port,
         is_master=True,
@@ -106,8 +108,9 @@ def _listen(place: Place) -> socket.socket:
         return listener
     except OSError as error:
         remedy = {
-            errno.EADDRINUSE: "another process has the port: give another tcpstore_port on all ranks",
-            errno.EADDRNOTAVAIL: "master_address is not an address of rank 0's host: give one that is",
+            errno.EADDRINUSE: "the port is taken: give all ranks another tcpstore_port, or close "
+            "the barrier that has it",
+            errno.EADDRNOTAVAIL: "master_address must be an address of rank 0's host",
             errno.EACCES: "ports below 1024 need privileges: give a higher tcpstore_port",
         }.get(error.errno or 0, "check master_address and tcpstore_port")
         raise BarrierSetupError(

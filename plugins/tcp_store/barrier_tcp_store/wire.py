@@ -5,10 +5,11 @@ thread can only wait), after a timeout it reads from the server without any limi
 torch import of two seconds and 200 MB on ranks that otherwise use none. This one is a plain socket:
 it waits in ``poll`` for the server's answer and for `wake`, whichever comes first.
 
-The protocol is torch's, of which ``TCPStoreBackend.hpp`` in every torch wheel names the request types
-(torch 2.4 to 2.13 number them alike). A request is its type in one byte, then its fields: a number
-has 8 bytes, a text its length and its bytes; byte order is the host's. Keys begin with ``/``. All
-answers come in the order of the requests, except that of BARRIER, which comes when the bell rings.
+The protocol is torch's, of which ``TCPStoreBackend.hpp`` in every torch wheel names the request
+types (torch 2.4 to 2.13 number them alike). A request is its type in one byte, then its fields: a
+number has 8 bytes, a text its length and its bytes; byte order is the host's. Keys begin with
+``/``. All answers come in the order of the requests, except that of BARRIER, which comes when the
+bell rings.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from barrier_core.agreement.store import StoreLine, StoreLostError
 
@@ -176,10 +177,8 @@ class TCPStoreLine(StoreLine):
     def wake(self) -> None:
         """See `StoreLine`."""
         super().wake()
-        try:
+        with suppress(OSError):  # closed, or so full that the wait is woken anyway
             os.write(self._wake_writer, b"w")
-        except OSError:
-            pass  # closed, or so full that the wait is woken anyway
 
     def close(self) -> None:
         """See `StoreLine`."""
@@ -290,13 +289,13 @@ def _connect(host: str, port: int, patience_secs: float) -> socket.socket:
         left = max(deadline - time.monotonic(), 0.01)
         try:
             connection = socket.create_connection((host, port), timeout=left)
-            break
         except OSError as error:
             if time.monotonic() + _RETRY_SECS >= deadline:
                 raise StoreLostError(
                     f"nobody answers at {host}:{port} within {patience_secs:g} s ({error})"
                 ) from None
-        time.sleep(_RETRY_SECS)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setblocking(False)
-    return connection
+            time.sleep(_RETRY_SECS)
+        else:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setblocking(False)
+            return connection

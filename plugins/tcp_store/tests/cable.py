@@ -1,7 +1,7 @@
 """Two hosts, and a cable between them that can be slow, lossy, cut or unplugged.
 
-The cable is a thread that carries packets from one TUN device to another. It stands in for tc-netem(8),
-which many kernels lack.
+The cable is a thread that carries packets from one TUN device to another. It stands in for
+tc-netem(8), which many kernels lack.
 """
 
 from __future__ import annotations

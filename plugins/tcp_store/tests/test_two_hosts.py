@@ -1,4 +1,4 @@
-"""Four ranks on two hosts: network namespaces, joined by a cable, each rank with pids of its own."""
+"""Four ranks on two hosts: network namespaces joined by a cable, each rank with its own pids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 # The module is loaded by its path: pytest's importlib mode puts no test folder on the import path.
 sys.path.insert(0, str(Path(__file__).parent))
-from cable import ADDRESSES, Cable  # noqa: E402 - needs the line above
+from cable import ADDRESSES, Cable
 
 _ports = itertools.count(29811)
 _HEARTBEAT_SECS = 0.5
