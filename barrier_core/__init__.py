@@ -22,7 +22,8 @@ from barrier_core.errors import (
 from barrier_core.hookspecs import hookimpl, plugin_manager
 from barrier_core.observers.log import LogObserver
 from barrier_core.ranks import RankInfo, RankStatus
-from barrier_core.registry import BARRIER_REGISTRY, register_barrier, registry
+from barrier_core.registry import BARRIER_REGISTRY, register_barrier
+from barrier_core.registry import registry as _registry
 from barrier_core.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def __getattr__(name: str) -> Any:
     if name not in _SEED_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return registry.get(_SEED_NAMES[name])
+        return _registry.get(_SEED_NAMES[name])
     except UnknownBarrierTypeError as error:
         # An ImportError, which `from barrier_core import ...` shows with its remedy.
         raise BarrierPluginError(f"{name} is not installed: {error}") from error

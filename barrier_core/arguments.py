@@ -44,25 +44,35 @@ class Option:
 
 def options_of(backend: type) -> list[Option]:
     """Return the options of a backend, in the order of its constructor."""
-    constructor = backend.__init__  # type: ignore[misc]  # the class decides what it accepts
-    try:
-        hints = typing.get_type_hints(constructor, include_extras=True)
-    except Exception:
-        # Annotations that cannot be resolved here (names imported for the type checker only) are
-        # no reason to refuse the backend: its options go unchecked, as in torch.
-        hints = {}
     options = []
-    for name, parameter in list(inspect.signature(constructor).parameters.items())[1:]:
+    for parameter in _parameters_of(backend):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        annotation = hints.get(name, inspect.Parameter.empty)
-        description = ""
+        annotation, description = parameter.annotation, ""
         if typing.get_origin(annotation) is Annotated:
             annotation, *extras = typing.get_args(annotation)
             metas = [extra for extra in extras if isinstance(extra, msgspec.Meta)]
             description = " ".join(meta.description for meta in metas if meta.description)
-        options.append(Option(name, annotation, parameter.default, description))
+        options.append(Option(parameter.name, annotation, parameter.default, description))
     return options
+
+
+def _parameters_of(backend: type) -> list[inspect.Parameter]:
+    """Return the constructor's parameters without ``self``, with annotations that are types."""
+    constructor = backend.__init__  # type: ignore[misc]  # the class decides what it accepts
+    if constructor is object.__init__:
+        return []  # its signature says (*args, **kwargs), and it takes none
+    try:
+        # Not typing.get_type_hints, which on Python 3.10 wraps the type of an option that is None
+        # by default in Optional, description and all.
+        signature = inspect.signature(constructor, eval_str=True)
+        return list(signature.parameters.values())[1:]
+    except Exception:
+        # Annotations that cannot be resolved here (names imported for the type checker only) are
+        # no reason to refuse the backend: its options go unchecked, as in torch.
+        signature = inspect.signature(constructor)
+        parameters = list(signature.parameters.values())[1:]
+        return [parameter.replace(annotation=parameter.empty) for parameter in parameters]
 
 
 def bind_arguments(
@@ -76,8 +86,7 @@ def bind_arguments(
     """
     barrier_type = getattr(backend, "barrier_type", None) or backend.__name__
     options = {option.name: option for option in options_of(backend)}
-    signature = inspect.signature(backend.__init__)  # type: ignore[misc]  # as above
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in _parameters_of(backend))
     bound: dict[str, Any] = {}
     for name, value in args.items():
         if name in options:
@@ -106,6 +115,8 @@ def _convert(barrier_type: str, option: Option, value: Any) -> Any:
         # Not strict: the environment has only strings, and "600" for 600 is no mistake.
         return msgspec.convert(value, option.annotation, strict=False)
     except (msgspec.ValidationError, TypeError) as error:
+        if value == "none" and type(None) in typing.get_args(option.annotation):
+            return None  # neither TOML nor the environment has a word for it
         if _is_foreign(option.annotation):
             return value
         raise BarrierConfigError(

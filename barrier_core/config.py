@@ -17,6 +17,8 @@ from barrier_core.errors import BarrierConfigError
 from barrier_core.ranks import RankInfo
 from barrier_core.registry import registry
 
+_FILE_VARIABLE = "BARRIER_CONFIG"
+_TYPE_VARIABLE = "BARRIER_TYPE"
 _ARGUMENT_VARIABLE = "BARRIER_ARG_"
 
 
@@ -60,7 +62,9 @@ class BarrierConfig:
                 wrong shape.
         """
         environ = os.environ if environ is None else environ
-        return _read(Path(environ.get("BARRIER_CONFIG") or path))._overridden(environ)
+        if environ.get(_FILE_VARIABLE):
+            return cls.from_environment(environ)
+        return _read(Path(path), f"config file {os.fspath(path)}")._overridden(environ)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> BarrierConfig:
@@ -70,8 +74,9 @@ class BarrierConfig:
             BarrierConfigError: As in `from_file`, for the file that ``BARRIER_CONFIG`` names.
         """
         environ = os.environ if environ is None else environ
-        path = environ.get("BARRIER_CONFIG")
-        return (_read(Path(path)) if path else cls())._overridden(environ)
+        path = environ.get(_FILE_VARIABLE)
+        where = f"config file {path} (named by {_FILE_VARIABLE})"
+        return (_read(Path(path), where) if path else cls())._overridden(environ)
 
     def _overridden(self, environ: Mapping[str, str]) -> BarrierConfig:
         arguments = {
@@ -80,7 +85,7 @@ class BarrierConfig:
             if name.startswith(_ARGUMENT_VARIABLE)
         }
         return BarrierConfig(
-            environ.get("BARRIER_TYPE") or self.barrier_type, {**self.barrier_args, **arguments}
+            environ.get(_TYPE_VARIABLE) or self.barrier_type, {**self.barrier_args, **arguments}
         )
 
 
@@ -125,33 +130,31 @@ def create_barrier(
     return barrier
 
 
-def _read(path: Path) -> BarrierConfig:
+def _read(path: Path, where: str) -> BarrierConfig:
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise BarrierConfigError(
-            f"config file {path} does not exist (working directory {Path.cwd()})"
+            f"{where} does not exist (working directory {Path.cwd()})"
         ) from None
     except OSError as error:
-        raise BarrierConfigError(f"config file {path} cannot be read: {error.strerror}") from error
+        raise BarrierConfigError(f"{where} cannot be read: {error.strerror}") from error
     if path.suffix not in (".toml", ".json"):
-        raise BarrierConfigError(
-            f"config file {path} must end in .toml or .json, which says how to read it"
-        )
+        raise BarrierConfigError(f"{where} must end in .toml or .json, which says how to read it")
     try:
         if path.suffix == ".json":
             tree = msgspec.json.decode(content)
         else:
             tree = _toml_loads(content.decode())
-    except ValueError as error:
+    except (ValueError, msgspec.DecodeError) as error:
         raise BarrierConfigError(
-            f"config file {path} is not valid {path.suffix[1:].upper()}: {error}"
+            f"{where} is not valid {path.suffix[1:].upper()}: {error}"
         ) from error
     try:
         section = msgspec.convert(tree, _File).barrier
     except msgspec.ValidationError as error:
         raise BarrierConfigError(
-            f"config file {path} has the wrong shape: {error}. Expected a table [barrier] with "
+            f"{where} has the wrong shape: {error}. Expected a table [barrier] with "
             "barrier_type (a name) and a table [barrier.barrier_args]"
         ) from None
     return BarrierConfig(section.barrier_type, section.barrier_args)

@@ -32,6 +32,7 @@ _B = TypeVar("_B", bound="Barrier")
 
 DEFAULT_TIMEOUT_SECS = 600.0
 DEFAULT_WARN_AFTER_SECS = 30.0
+_LONGEST_NAME = 500  # characters
 
 # The options that every backend shares, with the words `barrier info` shows for them.
 GlobalRank = Annotated[int, Meta(description="this process's rank; from the launcher if not given")]
@@ -77,7 +78,8 @@ class Capability(enum.Flag):
     @property
     def names(self) -> list[str]:
         """The declared capabilities in lower case, in the order of this class."""
-        return [str(flag.name).lower() for flag in type(self) if flag in self]
+        # Python 3.10 counts NONE among the members, and everything contains it.
+        return [str(flag.name).lower() for flag in type(self) if flag and flag in self]
 
 
 class Barrier(abc.ABC):
@@ -134,12 +136,14 @@ class Barrier(abc.ABC):
             BrokenBarrierError: A rank aborted, died, came with another tag or does not belong here.
             BarrierConnectionError: The store was lost.
             BarrierUsageError: The barrier is closed, or another thread of this rank is in it.
-            BarrierConfigError: ``timeout_secs`` is not a positive, finite number.
+            BarrierConfigError: ``timeout_secs`` is not a positive, finite number, or the tag is
+                longer than 500 characters.
         """
         if timeout_secs is None:
             timeout_secs = self.timeout_secs
         else:
             check_seconds("timeout_secs", timeout_secs)
+        check_name("tag", tag)
         self._take_turn()
         try:
             if self.failed is not None:
@@ -160,6 +164,10 @@ class Barrier(abc.ABC):
             if isinstance(error, BarrierFailedError):
                 self.failed = error
             notify("barrier_failed", barrier=self, round=self.round, tag=tag, error=error)
+            raise
+        except BaseException:  # Ctrl-C, say
+            if self.failed is not None:
+                notify("barrier_failed", barrier=self, round=self.round, tag=tag, error=self.failed)
             raise
         if hooks.barrier_exit.get_hookimpls():
             waited = time.monotonic() - started
@@ -297,6 +305,18 @@ def check_seconds(name: str, value: float) -> float:
     if not usable:
         raise BarrierConfigError(f"{name}={value!r} must be a positive, finite number of seconds")
     return float(value)
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise unless ``name`` can be part of a key: a tag or prefix of at most 500 characters.
+
+    Raises:
+        BarrierConfigError: It cannot.
+    """
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        raise BarrierConfigError(
+            f"{what}={name!r} must be a text of at most {_LONGEST_NAME} characters"
+        )
 
 
 def describe_exception(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import importlib_metadata
 
@@ -17,6 +18,10 @@ from barrier_core.errors import BarrierPluginError
 
 BACKENDS = "barriers"
 OBSERVERS = "barriers.observers"
+
+# Comma-separated names of the only plugins to use, and of plugins not to use.
+ALLOW = "BARRIER_PLUGINS"
+BLOCK = "BARRIER_PLUGINS_BLOCK"
 
 logger = logging.getLogger("barrier_core")
 
@@ -46,7 +51,7 @@ def find_plugins(group: str, environ: Mapping[str, str] | None = None) -> list[F
     environ = os.environ if environ is None else environ
     allowed, blocked = (
         {name.strip() for name in environ.get(variable, "").split(",") if name.strip()}
-        for variable in ("BARRIER_PLUGINS", "BARRIER_PLUGINS_BLOCK")
+        for variable in (ALLOW, BLOCK)
     )
     return sorted(
         {
@@ -77,10 +82,10 @@ def _scan(group: str) -> Iterator[FoundPlugin]:
             yield FoundPlugin(found.name, name, _field(distribution, "Version"), found.value)
 
 
-def _field(distribution: importlib_metadata.Distribution, name: str) -> str:
+def _field(distribution: Any, name: str) -> str:  # its class differs between the library's versions
     """Return a field of the metadata; empty where it, or all metadata, is missing."""
     try:
-        return distribution.metadata[name] or ""
+        return str(distribution.metadata[name] or "")
     except Exception:
         return ""
 
@@ -97,6 +102,6 @@ def load_plugin(plugin: FoundPlugin) -> object:
     except (Exception, SystemExit) as error:  # a module that ends the process is broken, too
         raise BarrierPluginError(
             f"{plugin} cannot be loaded: {type(error).__name__}: {error}. Repair or uninstall "
-            f"{plugin.distribution}, or block it with BARRIER_PLUGINS_BLOCK={plugin.name}"
+            f"{plugin.distribution}, or block it with {BLOCK}={plugin.name}"
         ) from error
     return loaded

@@ -10,8 +10,15 @@ from typing import TypeVar
 
 import pluggy
 
-from barrier_core.contract import Barrier
-from barrier_core.discovery import BACKENDS, OBSERVERS, FoundPlugin, find_plugins, load_plugin
+from barrier_core.discovery import (
+    ALLOW,
+    BACKENDS,
+    BLOCK,
+    OBSERVERS,
+    FoundPlugin,
+    find_plugins,
+    load_plugin,
+)
 from barrier_core.errors import BarrierConfigError, BarrierPluginError, UnknownBarrierTypeError
 from barrier_core.hookspecs import plugin_manager
 from barrier_core.known_backends import KNOWN_BACKENDS
@@ -37,25 +44,37 @@ class Registry:
         """Register a backend class, under its ``barrier_type`` if no name is given.
 
         Raises:
-            BarrierConfigError: The class has no ``barrier_type`` or no ``execute_barrier``, or
-                another class has the name.
+            BarrierConfigError: The class has no ``barrier_type`` or no ``execute_barrier``, is
+                abstract or registered already, or another class has the name.
         """
         name = name or getattr(backend, "barrier_type", None)
         if not isinstance(name, str) or not name:
             raise BarrierConfigError(
-                f"{backend.__qualname__} cannot be registered: it has no barrier_type; set the "
-                "class attribute to the name that users will write in their config"
+                f"{backend!r} cannot be registered: it has no barrier_type; set the class "
+                "attribute to the name that users will write in their config"
             )
-        _check_class(backend, f"{backend.__module__}.{backend.__qualname__}")
+        fault = _fault(backend)
+        if fault:
+            raise BarrierConfigError(f"{backend!r} cannot be registered as {name!r}: it {fault}")
+        if "@" in name:
+            raise BarrierConfigError(
+                f"{backend!r} cannot be registered as {name!r}: '@' stands before the name of the "
+                "distribution where two claim a type"
+            )
         with self._lock:
             known = self._manager.get_plugin(name)
             if known is backend:
                 return backend
+            if self._manager.is_registered(backend):
+                raise BarrierConfigError(
+                    f"{backend!r} cannot be registered as {name!r}: it is registered as "
+                    f"{self._manager.get_name(backend)!r}, and a class has one name"
+                )
             owner = known or next((found for found in self.found() if found.name == name), None)
             if owner is not None:
                 raise BarrierConfigError(
-                    f"the barrier type {name!r} is taken by {owner}; register "
-                    f"{backend.__qualname__} with another name"
+                    f"the barrier type {name!r} is taken by {owner}; register {backend!r} with "
+                    "another name"
                 )
             self._manager.register(backend, name)
         return backend
@@ -84,7 +103,8 @@ class Registry:
             registered = {
                 name
                 for name, plugin in self._manager.list_name_plugin()
-                if isinstance(plugin, type)
+                # "x@distribution" is only another way to ask for x.
+                if isinstance(plugin, type) and "@" not in name
             }
             return sorted(registered | {found.name for found in self.found()})
 
@@ -100,8 +120,25 @@ class Registry:
             if isinstance(loaded, type):
                 return loaded
             backend = self._load(self._choose(name))
-            self._manager.register(backend, name)
+            # Also asked for as name@distribution: pluggy holds a class under one name only.
+            if not self._manager.is_registered(backend):
+                self._manager.register(backend, name)
             return backend
+
+    def plugin_of(self, name: str) -> FoundPlugin | None:
+        """Return what is installed under a name; None for a class registered by hand.
+
+        Imports nothing.
+
+        Raises:
+            UnknownBarrierTypeError: Nothing of this name is installed or registered.
+            BarrierPluginError: Two distributions claim the name.
+        """
+        with self._lock:
+            by_hand = isinstance(self._manager.get_plugin(name), type) and not any(
+                found.name == name.partition("@")[0] for found in self.found()
+            )
+            return None if by_hand else self._choose(name)
 
     def load_observers(self) -> None:
         """Load the installed observers, once. A broken one is logged, never raised."""
@@ -138,6 +175,8 @@ class Registry:
     def _unknown(self, name: str) -> str:
         names = self.names()
         text = f"Unknown barrier type: {name!r}. Available types: {names}"
+        if any(found.name == name for found in find_plugins(BACKENDS, environ={})):
+            return f"{text}. {name!r} is installed, but {ALLOW} or {BLOCK} leaves it out"
         if name in KNOWN_BACKENDS:
             return f"{text}. To get {name!r}: pip install {KNOWN_BACKENDS[name]}"
         near = difflib.get_close_matches(name, [*names, *KNOWN_BACKENDS], n=1)
@@ -149,8 +188,10 @@ class Registry:
 
     def _load(self, found: FoundPlugin) -> type:
         backend = load_plugin(found)
-        _check_class(backend, str(found))
-        assert isinstance(backend, type)  # _check_class has looked
+        fault = _fault(backend)
+        if fault:
+            raise BarrierPluginError(f"{found} cannot be used: {backend!r} {fault}")
+        assert isinstance(backend, type)  # anything else is a fault
         declared = getattr(backend, "barrier_type", None)
         if declared != found.name:
             raise BarrierPluginError(
@@ -159,16 +200,15 @@ class Registry:
         return backend
 
 
-def _check_class(backend: object, where: str) -> None:
-    """Raise unless ``backend`` can be created and has the one method that callers use.
+def _fault(backend: object) -> str | None:
+    """Return why ``backend`` cannot be a backend: it must be a class that can be created.
 
     A class written for torch's own contract passes: it need not derive from our `Barrier`.
     """
     if not isinstance(backend, type) or not callable(getattr(backend, "execute_barrier", None)):
-        raise BarrierPluginError(f"{where} is not a barrier class: it has no execute_barrier()")
-    if issubclass(backend, Barrier) and getattr(backend, "__abstractmethods__", None):
-        missing = ", ".join(sorted(backend.__abstractmethods__))
-        raise BarrierPluginError(f"{where} is abstract: it must write {missing}")
+        return "is not a barrier class: it has no execute_barrier()"
+    unwritten = getattr(backend, "__abstractmethods__", ())
+    return f"is abstract: it must write {', '.join(sorted(unwritten))}" if unwritten else None
 
 
 class RegistryView(Mapping[str, type]):

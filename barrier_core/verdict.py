@@ -39,8 +39,8 @@ class Verdict:
         text += "" if self.rank is None else f", decided by rank {self.rank}"
         text += f"): {self.reason}"
         if self.tags:
-            text += "; " + ", ".join(
-                f"ranks {ranks} came with tag {tag!r}" for tag, ranks in self.tags.items()
+            text += "; tags: " + ", ".join(
+                f"{tag!r} on {ranks}" for tag, ranks in self.tags.items()
             )
         if self.missing:
             text += "; " + describe_missing(self.missing, self.world_size)

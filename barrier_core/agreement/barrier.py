@@ -23,12 +23,12 @@ from barrier_core.agreement.watcher import LOOK_SECS, Finding, Passed, SlowRound
 from barrier_core.contract import (
     Barrier,
     Capability,
+    check_name,
     check_seconds,
     describe_exception,
     notify,
 )
 from barrier_core.errors import (
-    BarrierConfigError,
     BarrierFailedError,
     BarrierSetupError,
     failure,
@@ -41,7 +41,6 @@ SLOW_AFTER_SECS = 0.25
 """A round that takes longer gets looked after; until then a failure can cost nothing."""
 DEFAULT_HEARTBEAT_SECS = 5.0
 DEFAULT_LINGER_SECS = 30.0
-_LONGEST_NAME = 500  # characters of a prefix or tag, which become part of a key
 _LINGER_POLL_SECS = 0.05
 _ABORT_POLL_SECS = 0.02
 _STAGGER_ABOVE = 32  # ranks
@@ -120,7 +119,7 @@ class StoreBarrier(Barrier):
         linger_secs: float = DEFAULT_LINGER_SECS,
     ) -> None:
         super().__init__(global_rank, global_world_size, timeout_secs, warn_after_secs)
-        _check_name("barrier_prefix", barrier_prefix)
+        check_name("barrier_prefix", barrier_prefix)
         self._rank = global_rank
         self._world_size = global_world_size
         self._store_name = store_name
@@ -137,7 +136,10 @@ class StoreBarrier(Barrier):
             else 0.0
         )
         self._abort_reason: str | None = None
-        self._waiting_thread: int | None = None
+        self._round_thread: int | None = None
+        """The thread that is in a round."""
+        self._passed = 0
+        """Number of the last round that has passed."""
         self._finished: list[str] = []
         """Keys of rounds that have passed and are to be removed; kept by rank 0."""
         if generation is None:
@@ -171,11 +173,22 @@ class StoreBarrier(Barrier):
         )
         self._owner_pid = os.getpid()
 
+    def _run_round(self, timeout_secs: float, tag: str) -> None:
+        self._round_thread = threading.get_ident()
+        try:
+            super()._run_round(timeout_secs, tag)
+            if self._abort_reason is not None and self.failed is None:
+                # From this thread (an observer, a signal handler), and too late for this round.
+                self._break_next(self._abort_reason)
+        finally:
+            self._round_thread = None
+
     def _wait(self, timeout_secs: float, tag: str) -> None:
-        _check_name("tag", tag)
+        # A call that was interrupted before it arrived has used up no round. A rank that skipped
+        # one could break a later one, and the others would take this one as passed.
+        self.round = self._passed + 1
         started = time.monotonic()
         keys = self._keys.round(self.round, tag)
-        self._waiting_thread = threading.get_ident()
         arrived = False
         try:
             notice = self._watcher.notice or self._own_abort()
@@ -185,6 +198,7 @@ class StoreBarrier(Barrier):
             arrive(self._line, keys, self._rank, tag, self._world_size)
             if not self._line.wait(min(SLOW_AFTER_SECS, timeout_secs)):
                 self._wait_slowly(keys, tag, started, timeout_secs)
+            self._passed = self.round
         except BarrierFailedError:
             raise
         except StoreLostError as error:
@@ -193,11 +207,11 @@ class StoreBarrier(Barrier):
             # Ctrl-C, or whatever a signal handler raises: this rank leaves, so the round is broken.
             why = Break("abort", self._rank, describe_exception(interrupt))
             verdict = self._give_up(self.round, keys, tag, why, arrived)
-            if verdict is not None:
+            if verdict is None:
+                self._passed = self.round
+            else:
                 self.failed = failure(verdict)
             raise
-        finally:
-            self._waiting_thread = None
         if self._rank == 0:
             self._collect(keys)
 
@@ -319,29 +333,34 @@ class StoreBarrier(Barrier):
             # Not the round just passed: others may still be asking its log.
             self._watcher.collect(self.round - 1, self._finished)
             self._finished = []
-        self._finished += keys
+        # A log goes after its bell: while it stands, `retire` can find what is left.
+        self._finished += (keys.bell, keys.log)
 
     def _abort(self, reason: str) -> None:
         self._abort_reason = reason
         while self.failed is None:
-            # Nobody is in a round: break the next one, which this rank will never enter.
             if self._turn.acquire(blocking=False):
+                # Nobody is in a round.
                 try:
-                    if self.failed is None:
-                        number = self.round + 1
-                        why = Break("abort", self._rank, reason)
-                        keys = self._keys.round(number, "")
-                        verdict = self._give_up(number, keys, "", why, arrived=False)
-                        assert verdict is not None  # a round without this rank cannot pass
-                        self.failed = failure(verdict)
+                    if self.failed is None and not self.closed:
+                        self._break_next(reason)
                 finally:
                     self._turn.release()
                 return
             # A thread is in a round: it breaks it itself, on the line on which it has arrived.
             self._line.wake()
-            if self._waiting_thread == threading.get_ident():
-                return  # a signal handler in the middle of that very wait, which goes on after it
+            if self._round_thread == threading.get_ident():
+                return  # an observer or a signal handler in that very round, which goes on after it
             time.sleep(_ABORT_POLL_SECS)
+
+    def _break_next(self, reason: str) -> None:
+        """Break the next round, which this rank will then never enter."""
+        number = self._passed + 1
+        keys = self._keys.round(number, "")
+        why = Break("abort", self._rank, reason)
+        verdict = self._give_up(number, keys, "", why, arrived=False)
+        assert verdict is not None  # a round without this rank cannot pass
+        self.failed = failure(verdict)
 
     def _report_progress(self, progress: str) -> None:
         self._watcher.report_progress(progress)
@@ -388,10 +407,3 @@ def _light_beacon(line: StoreLine) -> Beacon | None:
         return None if address is None else Beacon(address)
     except OSError:
         return None  # silence then stays silence: nobody can tell this rank's death by knocking
-
-
-def _check_name(what: str, name: str) -> None:
-    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
-        raise BarrierConfigError(
-            f"{what}={name!r} must be a text of at most {_LONGEST_NAME} characters"
-        )

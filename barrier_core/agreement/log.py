@@ -60,10 +60,19 @@ def parse(data: bytes) -> Log:
     for line in data.splitlines():
         if line.startswith(b"B"):
             return Log(list(arrivals.values()), msgspec.json.decode(line[1:], type=Break))
-        rank, _, tag = line[1:].partition(b" ")
-        arrival = Arrival(int(rank), msgspec.json.decode(tag, type=str) if tag else "")
+        arrival = _arrival(line)
         arrivals.setdefault(arrival.rank, arrival)
     return Log(list(arrivals.values()), None)
+
+
+def all_tags(data: bytes) -> list[str]:
+    """Return the tags that ranks have come with, also after a break: each has left a bell."""
+    return sorted({_arrival(line).tag for line in data.splitlines() if line.startswith(b"A")})
+
+
+def _arrival(line: bytes) -> Arrival:
+    rank, _, tag = line[1:].partition(b" ")
+    return Arrival(int(rank), msgspec.json.decode(tag, type=str) if tag else "")
 
 
 def passed(data: bytes, world_size: int) -> bool:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from barrier_core.agreement.log import parse
+from barrier_core.agreement.log import all_tags
 from barrier_core.agreement.protocol import Keys
 from barrier_core.agreement.roster import Shape
 from barrier_core.agreement.store import StoreLine
@@ -38,8 +38,9 @@ def retire(line: StoreLine, keys: Keys) -> None:
     outdated = []
     for number, log in enumerate(line.read(rounds), first):
         if log is not None:
-            tags = parse(log).tags or {"": []}
-            outdated += [key for tag in tags for key in keys.round(number, tag)]
+            # A log goes after its bells: while it stands, they can be found.
+            outdated += [keys.round(number, tag).bell for tag in all_tags(log)]
+            outdated.append(keys.round(number, "").log)
     for rank in range(world_size):
         outdated += [keys.member(rank), keys.pulse(rank)]
     # The shape goes last: while it stands, an interrupted removal is done again.

@@ -11,16 +11,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
 
-from barrier_core.agreement.log import Break, Log, parse
+from barrier_core.agreement.log import Break, parse
 from barrier_core.agreement.processes import Beacon
 from barrier_core.agreement.protocol import Keys, RoundKeys
 from barrier_core.agreement.roster import Examiner, Pulse
 from barrier_core.agreement.store import Connect, StoreLine, StoreLostError
-from barrier_core.ranks import RankStatus, format_ranks
+from barrier_core.ranks import RankStatus
 from barrier_core.verdict import Verdict
 
 logger = logging.getLogger("barrier_core")
@@ -106,6 +107,10 @@ class Watcher:
         self.notice: Finding | None = None
         """Something that concerns the next round: this barrier is broken, or about to be."""
         if heartbeat_secs:
+            # Now rather than on the thread: a new connection can hold up a store, and no rank is in
+            # a round before all have got here.
+            with suppress(StoreLostError):
+                self._line = connect()
             self._start()
 
     # What the caller's threads use. Why this is safe: each method changes single attributes, and
@@ -244,7 +249,8 @@ class Watcher:
             # A record on its way is seen at the next look; one that is never there is not.
             return None
         if len(log.tags) > 1:
-            return Break("mismatch", self._rank, describe_tags(log))
+            # The verdict says which: a rank's own look may miss those who come a moment later.
+            return Break("mismatch", self._rank, "the ranks came with different tags")
         if len(slow.arrived) == self._world_size:
             return Passed()
         slow.missing = self._examiner.examine(
@@ -260,10 +266,3 @@ class Watcher:
         if self._line is not None:
             self._line.close()
             self._line = None
-
-
-def describe_tags(log: Log) -> str:
-    """Say which ranks came with which tag."""
-    return "ranks came with different tags: " + ", ".join(
-        f"{format_ranks(ranks)} with {tag!r}" for tag, ranks in sorted(log.tags.items())
-    )

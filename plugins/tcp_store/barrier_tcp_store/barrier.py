@@ -106,10 +106,15 @@ class TCPStoreBarrier(StoreBarrier):
         can_ring = _wait_for(place, timeout_barrier_init_secs, hosted_by_rank_0, global_rank)
 
         def connect() -> TCPStoreLine:
-            line = TCPStoreLine(place.host, place.port, namespace=place.namespace)
+            # Joining, on the first line, may be slow when thousands of ranks do it at once; a round
+            # may not, nor may the watcher, who starts while this rank still joins.
+            nonlocal patience_secs
+            bound_secs, patience_secs = patience_secs, ANSWER_SECS
+            line = TCPStoreLine(
+                place.host, place.port, patience_secs=bound_secs, namespace=place.namespace
+            )
             line.can_ring = can_ring
-            # Joining may be slow when thousands of ranks do it at once; a round may not.
-            line.answer_secs = patience_secs
+            line.answer_secs = bound_secs
             return line
 
         patience_secs = max(timeout_barrier_init_secs, ANSWER_SECS)
@@ -127,7 +132,6 @@ class TCPStoreBarrier(StoreBarrier):
             hosts_store=hosts_store,
             linger_secs=linger_secs,
         )
-        patience_secs = ANSWER_SECS
         assert isinstance(self._line, TCPStoreLine)
         self._line.answer_secs = ANSWER_SECS
 
@@ -162,6 +166,11 @@ def _wait_for(place: Place, patience_secs: float, hosted_by_rank_0: bool, rank: 
         line = TCPStoreLine(
             place.host, place.port, patience_secs=patience_secs, namespace=place.namespace
         )
+        try:
+            line.answer_secs = patience_secs
+            return line.probe_bell(f"barrier/probe/{os.urandom(8).hex()}")
+        finally:
+            line.close()
     except StoreLostError as error:
         remedy = (
             f"rank 0 hosts it: check that rank 0 has started, that master_address={place.host!r} "
@@ -172,7 +181,3 @@ def _wait_for(place: Place, patience_secs: float, hosted_by_rank_0: bool, rank: 
         raise BarrierSetupError(
             f"rank {rank} cannot reach the {place}: {error}; {remedy}"
         ) from error
-    try:
-        return line.probe_bell(f"barrier/probe/{os.urandom(8).hex()}")
-    finally:
-        line.close()

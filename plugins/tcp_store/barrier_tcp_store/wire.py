@@ -24,8 +24,12 @@ from contextlib import contextmanager, suppress
 
 from barrier_core.agreement.store import StoreLine, StoreLostError
 
-ANSWER_SECS = 5.0
-"""How long the store may take to answer before it counts as lost."""
+ANSWER_SECS = 7.0
+"""How long the store may take to answer before it counts as lost.
+
+Longer than the 5 s for which one lost DNS packet stops torch's server: for its own log, it looks up
+the name of every client that connects, in the one thread that serves all of them.
+"""
 _RETRY_SECS = 0.1
 
 _VALIDATE = b"\x00"
@@ -50,13 +54,17 @@ def _text(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
+class _HungUpError(StoreLostError):
+    """The server has closed the connection."""
+
+
 class TCPStoreLine(StoreLine):
     """One connection to a TCPStore.
 
     Args:
         host: Name or address of the server's host.
         port: The server's port.
-        patience_secs: How long to go on trying, in seconds, while nobody answers there.
+        patience_secs: How long to go on trying, in seconds, until a TCPStore answers there.
         namespace: Put before every key; ends in ``/`` if not empty.
 
     Raises:
@@ -67,7 +75,7 @@ class TCPStoreLine(StoreLine):
         self, host: str, port: int, *, patience_secs: float = ANSWER_SECS, namespace: str = ""
     ) -> None:
         super().__init__()
-        self.answer_secs = ANSWER_SECS
+        self.answer_secs = patience_secs
         self._namespace = namespace
         self._counted_in = False
         """Whether a BARRIER has been sent whose answer has not been read."""
@@ -85,6 +93,7 @@ class TCPStoreLine(StoreLine):
         except StoreLostError as error:
             self.close()
             raise StoreLostError(f"what answers at {host}:{port} is no TCPStore: {error}") from None
+        self.answer_secs = ANSWER_SECS
         self.can_ring = True
         """Whether the server knows BARRIER (torch 2.13 does); without it, waiting is polling."""
 
@@ -198,12 +207,16 @@ class TCPStoreLine(StoreLine):
 
         Args:
             scratch: A key that nothing else uses.
+
+        Raises:
+            StoreLostError: It does not answer, which says nothing. All ranks must know the same: the
+                bell never rings if one of them only polls.
         """
         try:
             self._send(_BARRIER + self._key(scratch) + _LENGTH.pack(1))
             self._receive(1)
             self.remove([scratch])
-        except StoreLostError:
+        except _HungUpError:
             return False
         return True
 
@@ -215,9 +228,9 @@ class TCPStoreLine(StoreLine):
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Hang up when Ctrl-C strikes between a question and its answer.
+        """Hang up when Ctrl-C strikes in the middle of a question, or before its answer.
 
-        The answer would be taken for that of the next question.
+        What is left of it would be taken for a part of the next one.
         """
         try:
             yield
@@ -235,7 +248,7 @@ class TCPStoreLine(StoreLine):
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            raise self._lost(str(error)) from None
+            raise self._lost(str(error), _HungUpError) from None
         if sent < len(request):
             self._send_rest(memoryview(request)[sent:])
 
@@ -243,15 +256,16 @@ class TCPStoreLine(StoreLine):
         deadline = time.monotonic() + self.answer_secs
         writable = select.poll()
         writable.register(self._socket, select.POLLOUT)
-        while rest:
-            if not writable.poll(max(deadline - time.monotonic(), 0.0) * 1000):
-                raise self._lost(f"it took no request for {self.answer_secs:g} s")
-            try:
-                rest = rest[self._socket.send(rest) :]
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise self._lost(str(error)) from None
+        with self._asking():
+            while rest:
+                if not writable.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+                    raise self._lost(f"it took no request for {self.answer_secs:g} s")
+                try:
+                    rest = rest[self._socket.send(rest) :]
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    raise self._lost(str(error), _HungUpError) from None
 
     def _receive(self, size: int) -> bytes:
         deadline = time.monotonic() + self.answer_secs
@@ -265,9 +279,9 @@ class TCPStoreLine(StoreLine):
                     raise self._lost(f"no answer for {self.answer_secs:g} s") from None
                 continue
             except OSError as error:
-                raise self._lost(str(error)) from None
+                raise self._lost(str(error), _HungUpError) from None
             if not chunk:
-                raise self._lost("it closed the connection")
+                raise self._lost("it closed the connection", _HungUpError)
             chunks.append(chunk)
             size -= len(chunk)
         return b"".join(chunks)
@@ -276,10 +290,10 @@ class TCPStoreLine(StoreLine):
         (size,) = _LENGTH.unpack(self._receive(_LENGTH.size))
         return self._receive(size)
 
-    def _lost(self, why: str) -> StoreLostError:
+    def _lost(self, why: str, kind: type[StoreLostError] = StoreLostError) -> StoreLostError:
         # The stream is out of step from here on: an answer may still come, to nobody's question.
         self._socket.close()
-        return StoreLostError(why)
+        return kind(why)
 
 
 def _connect(host: str, port: int, patience_secs: float) -> socket.socket:

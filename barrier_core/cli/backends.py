@@ -1,0 +1,89 @@
+"""What the subcommands tell of a backend, broken ones included."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+from barrier_core.contract import Capability
+from barrier_core.discovery import BACKENDS, find_plugins
+from barrier_core.errors import BarrierPluginError
+from barrier_core.known_backends import KNOWN_BACKENDS
+from barrier_core.registry import Registry
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend that is installed or registered, loaded as far as it can be."""
+
+    name: str
+    """What users write as ``barrier_type``: with ``@distribution`` where two claim the name."""
+    distribution: str
+    """Empty for a class that was registered by hand."""
+    version: str
+    loaded: type | None
+    """None when it is broken."""
+    reason: str | None
+    """Why it is broken."""
+
+    @property
+    def state(self) -> str:
+        """``ok`` or ``broken``."""
+        return "broken" if self.loaded is None else "ok"
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What it declares, in lower case; nothing for a class of torch's own contract."""
+        declared = getattr(self.loaded, "capabilities", None)
+        return declared.names if isinstance(declared, Capability) else []
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``--json`` shows."""
+        return {
+            "name": self.name,
+            "distribution": self.distribution or None,
+            "version": self.version or None,
+            "state": self.state,
+            "reason": self.reason,
+            "capabilities": self.capabilities,
+        }
+
+
+def all_backends(registry: Registry) -> list[Backend]:
+    """Load every backend, sorted by name. A broken one costs only itself."""
+    claims = Counter(plugin.name for plugin in registry.found())
+    names = {name for name in registry.names() if claims[name] < 2}
+    for plugin in registry.found():
+        if claims[plugin.name] > 1:
+            names.add(f"{plugin.name}@{plugin.distribution}")
+    return [one_backend(registry, name) for name in sorted(names)]
+
+
+def one_backend(registry: Registry, name: str) -> Backend:
+    """Load one backend and import no other. A broken one is told with the reason.
+
+    Raises:
+        UnknownBarrierTypeError: Nothing of this name is installed or registered.
+        BarrierPluginError: Two distributions claim the name.
+    """
+    loaded, reason = None, None
+    try:
+        # What a plugin prints while it is imported is not part of the answer.
+        with redirect_stdout(sys.stderr):
+            loaded = registry.get(name)
+    except BarrierPluginError as error:
+        reason = str(error)
+    plugin = registry.plugin_of(name)
+    if plugin is None:
+        return Backend(name, "", "", loaded, reason)
+    return Backend(name, plugin.distribution, plugin.version, loaded, reason)
+
+
+def known_but_not_installed(registry: Registry) -> dict[str, str]:
+    """Return the distributions to install, by the type that each would bring."""
+    # Without regard to the allow and block lists: what they leave out is installed.
+    present = {*registry.names(), *(plugin.name for plugin in find_plugins(BACKENDS, environ={}))}
+    return {name: distro for name, distro in KNOWN_BACKENDS.items() if name not in present}

@@ -1,0 +1,99 @@
+"""``barrier info TYPE``: one backend, and every option that its constructor takes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import click
+from rich.padding import Padding
+from rich.text import Text
+
+from barrier_core.arguments import Option, options_of
+from barrier_core.cli.backends import Backend, one_backend
+from barrier_core.cli.output import plain, show, show_json, state_text
+from barrier_core.errors import BarrierError
+from barrier_core.registry import registry
+
+
+class _CannotTellError(click.ClickException):
+    """The name stands for no backend, or for two."""
+
+    exit_code = 2
+
+
+@click.command("info")
+@click.argument("barrier_type", metavar="TYPE")
+@click.option("--json", "as_json", is_flag=True, help="Write a JSON object instead of text.")
+@click.pass_context
+def command(ctx: click.Context, barrier_type: str, as_json: bool) -> None:
+    """Show one barrier TYPE and the options it takes.
+
+    The exit status is 1 for a TYPE that is installed but broken, and 2 for one that is unknown.
+    """
+    try:
+        backend = one_backend(registry, barrier_type)
+    except BarrierError as error:
+        raise _CannotTellError(str(error)) from error
+    options = options_of(backend.loaded) if backend.loaded else []
+    if as_json:
+        show_json(
+            {
+                **backend.as_json(),
+                "summary": _summary(backend),
+                "options": [_option_as_json(option) for option in options],
+            }
+        )
+    else:
+        _show_backend(backend, options)
+    ctx.exit(0 if backend.loaded else 1)
+
+
+def _show_backend(backend: Backend, options: list[Option]) -> None:
+    origin = f"{backend.distribution} {backend.version}".strip() or "registered by hand"
+    show(Text.assemble((backend.name, "bold"), f"  ({origin})  ", state_text(backend)))
+    if backend.reason:
+        show(plain(backend.reason))
+        return
+    if _summary(backend):
+        show(plain(_summary(backend)))
+    show()
+    show(plain("Capabilities: " + (", ".join(backend.capabilities) or "none declared")))
+    show()
+    show(plain("Options:" if options else "It takes no options."))
+    for option in options:
+        show(
+            Padding(
+                Text.assemble(
+                    (option.name, "bold"), ": ", (option.type_name, "cyan"), _default_text(option)
+                ),
+                (0, 0, 0, 2),
+                expand=False,
+            )
+        )
+        if option.description:
+            show(Padding(plain(option.description), (0, 0, 0, 6), expand=False))
+
+
+def _default_text(option: Option) -> str:
+    if option.required:
+        return ", required"
+    if option.default is inspect.Parameter.empty:
+        return ", from the launcher"
+    return f" = {option.default!r}"
+
+
+def _option_as_json(option: Option) -> dict[str, Any]:
+    return {
+        "name": option.name,
+        "type": option.type_name,
+        "required": option.required,
+        "default": None if option.default is inspect.Parameter.empty else option.default,
+        "description": option.description,
+    }
+
+
+def _summary(backend: Backend) -> str:
+    """Return the first paragraph of the class's own docstring, on one line."""
+    documented = inspect.cleandoc((backend.loaded and backend.loaded.__doc__) or "")
+    return " ".join(documented.split("\n\n")[0].split())

@@ -1,0 +1,1 @@
+"""What a backend is tested with: rank processes that can be killed, stopped and interrupted."""

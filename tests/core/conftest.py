@@ -1,0 +1,130 @@
+"""Distributions that are really there: metadata and modules on disk, on the search path."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import importlib_metadata
+import pytest
+
+from barrier_core.hookspecs import new_manager, plugin_manager
+from barrier_core.registry import Registry
+from barrier_core.registry import registry as the_registry
+
+WORKING_BACKEND = """
+from barrier_core.contract import Barrier, Capability
+
+class {name}(Barrier):
+    '''A barrier for one rank.
+
+    It waits for nobody.
+    '''
+
+    barrier_type = "{type}"
+    capabilities = Capability.TIMEOUT | Capability.BOUNDED_STATE
+
+    def _wait(self, timeout_secs, tag):
+        pass
+"""
+
+
+class Site:
+    """A folder on the search path, into which a test installs distributions."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path / "site"
+        self.shadowed = path / "shadowed"
+        """Later on the search path: what the site has, too, is not found here."""
+        self.path.mkdir()
+        self.shadowed.mkdir()
+
+    def install(
+        self,
+        name: str,
+        entry_points: str | Mapping[str, str],
+        version: str | None = "1.0",
+        modules: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """Install a distribution.
+
+        Args:
+            entry_points: Backends by name; or the text of ``entry_points.txt``.
+            modules: Source by name of the module.
+            folder: Where to, if not into the site itself.
+        """
+        folder = folder or self.path
+        info = folder / f"{name}-{version or '0'}.dist-info"
+        info.mkdir()
+        metadata = f"Metadata-Version: 2.1\nName: {name}\n"
+        metadata += "" if version is None else f"Version: {version}\n"
+        (info / "METADATA").write_text(metadata)
+        if not isinstance(entry_points, str):
+            lines = [f"{backend} = {value}\n" for backend, value in entry_points.items()]
+            entry_points = "[barriers]\n" + "".join(lines)
+        (info / "entry_points.txt").write_text(entry_points)
+        for module, source in (modules or {}).items():
+            (folder / f"{module}.py").write_text(source)
+
+    def install_backend(self, barrier_type: str, distribution: str = "") -> None:
+        """Install a working backend, whose module leaves a file when it is imported."""
+        module = f"module_of_{barrier_type}"
+        source = WORKING_BACKEND.format(name="Backend", type=barrier_type)
+        source += f"open({str(self._trace(barrier_type))!r}, 'w').close()\n"
+        self.install(
+            distribution or f"barrier-{barrier_type}",
+            {barrier_type: f"{module}:Backend"},
+            modules={module: source},
+        )
+
+    def imported(self, barrier_type: str) -> bool:
+        """Whether the module of an installed backend has been imported."""
+        return self._trace(barrier_type).exists()
+
+    def _trace(self, barrier_type: str) -> Path:
+        return self.path / f"{barrier_type}.imported"
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """An empty site: no other distribution is found, and what it brings is forgotten afterwards."""
+    site = Site(tmp_path)
+    without_distributions = [
+        entry for entry in sys.path if not any(importlib_metadata.distributions(path=[entry]))
+    ]
+    monkeypatch.setattr(sys, "path", [str(site.path), str(site.shadowed), *without_distributions])
+    before = set(sys.modules)
+    yield site
+    for name in set(sys.modules) - before:
+        # Left alone: what the core itself imported late, such as the TOML parser.
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """A registry that holds nothing yet; it finds what is installed."""
+    return Registry(new_manager())
+
+
+@pytest.fixture
+def globally(site: Site) -> Iterator[Site]:
+    """A site in which the global registry looks, the one that `create_barrier` asks."""
+    held = set(the_registry.names())
+    the_registry.refresh()
+    yield site
+    the_registry.refresh()
+    for name, plugin in plugin_manager.list_name_plugin():
+        if isinstance(plugin, type) and name not in held:
+            the_registry.unregister(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what the developer has set for their own barriers out of the tests."""
+    for name in os.environ:
+        if name.startswith("BARRIER_"):
+            monkeypatch.delenv(name)
