@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Rank processes import this module by its name.
-sys.path.insert(0, str(Path(__file__).parent))
+# Rank processes import this module by its full name.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from barrier_core import BarrierError, BarrierFailedError, Verdict, create_barrier
 from barrier_core.testing.processes import RankEndedError, RankProcesses, state
@@ -144,13 +144,13 @@ def resident_mb(rank: int) -> float:
 
 def serve_store(rank: int) -> int:
     """Start a store; return its port."""
-    import torch.distributed as dist
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
     # On an address that is in every hosts file: torch's server looks up its clients' names, and a
     # slow name server would stop it for seconds.
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    state["server"] = dist.TCPStore(
+    state["server"] = TCPStore(
         "127.0.0.1",
         port,
         is_master=True,
@@ -311,6 +311,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     # Under its real name, by which rank processes import it.
-    import soak as this_module
+    from tests.soak import main as soak_main
 
-    this_module.main()
+    soak_main()

@@ -188,7 +188,7 @@ def test_many_missing_ranks_are_given_as_ranges_and_the_first_spelled_out() -> N
                 tags={"load": "2", "save": "0-1, 3"},
             ),
             "round 4 'save' is broken (mismatch, decided by rank 2): ranks came with different "
-            "tags; ranks 2 came with tag 'load', ranks 0-1, 3 came with tag 'save'",
+            "tags; tags: 'load' on 2, 'save' on 0-1, 3",
         ),
     ],
     ids=["timeout", "abort", "store", "mismatch"],
