@@ -393,6 +393,8 @@ class StoreBarrier(Barrier):
                     break
             time.sleep(_LINGER_POLL_SECS)
             left = read_left(self._line, self._keys)
+            if self._rank not in left:  # the last to leave has removed everything
+                return True
         return left == everyone
 
     def _is_gone(self, status: RankStatus) -> bool:

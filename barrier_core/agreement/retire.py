@@ -22,9 +22,8 @@ from barrier_core.agreement.store import StoreLine
 
 COLLECT_EVERY = 64
 """Rounds per batch; each leaves a log and a bell."""
-_WINDOW = 8 * COLLECT_EVERY
-"""Rounds that may not have been collected when a generation ends: the current batch, and those that
-the watcher had not come to yet."""
+_WINDOW = 4 * COLLECT_EVERY
+"""Rounds that are looked at together when a generation ends; more than a batch."""
 
 
 def retire(line: StoreLine, keys: Keys) -> None:
@@ -34,11 +33,16 @@ def retire(line: StoreLine, keys: Keys) -> None:
         return  # nobody has joined, or it is done already
     world_size = msgspec.json.decode(shape, type=Shape).world_size
     first = int(collected or b"0") + 1
-    rounds = [keys.round(number, "").log for number in range(first, first + _WINDOW)]
+    logs: list[bytes | None] = []
+    # The watcher, which collects, may have been many batches behind.
+    while not logs or logs[-1] is not None:
+        start = first + len(logs)
+        window = range(start, start + _WINDOW)
+        logs += line.read([keys.round(number, "").log for number in window])
     outdated = []
-    for number, log in enumerate(line.read(rounds), first):
+    # A log goes after its bells, and after later rounds: while it stands, they can be found.
+    for number, log in reversed(list(enumerate(logs, first))):
         if log is not None:
-            # A log goes after its bells: while it stands, they can be found.
             outdated += [keys.round(number, tag).bell for tag in all_tags(log)]
             outdated.append(keys.round(number, "").log)
     for rank in range(world_size):

@@ -105,6 +105,8 @@ class TCPStoreBarrier(StoreBarrier):
             self._store = host_store(place, use_checkpoint_barrier_tcpstore_libuv)
         can_ring = _wait_for(place, timeout_barrier_init_secs, hosted_by_rank_0, global_rank)
 
+        patience_secs = max(timeout_barrier_init_secs, ANSWER_SECS)
+
         def connect() -> TCPStoreLine:
             # Joining, on the first line, may be slow when thousands of ranks do it at once; a round
             # may not, nor may the watcher, who starts while this rank still joins.
@@ -117,7 +119,6 @@ class TCPStoreBarrier(StoreBarrier):
             line.answer_secs = bound_secs
             return line
 
-        patience_secs = max(timeout_barrier_init_secs, ANSWER_SECS)
         super().__init__(
             global_rank,
             global_world_size,

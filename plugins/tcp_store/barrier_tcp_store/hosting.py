@@ -20,7 +20,9 @@ class Place(NamedTuple):
     namespace: str = ""
 
     def __str__(self) -> str:
-        return f"TCP store at {self.host}:{self.port}"
+        # With the namespace: in two of them, one process may have barriers with the same prefix.
+        inside = f" under {self.namespace!r}" if self.namespace else ""
+        return f"TCP store at {self.host}:{self.port}{inside}"
 
 
 def agent_store(environ: Mapping[str, str] | None = None) -> Place | None:
@@ -102,9 +104,13 @@ def _listen(place: Place) -> socket.socket:
             place.host, place.port, type=socket.SOCK_STREAM
         )[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(socket.SOMAXCONN)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(socket.SOMAXCONN)
+        except OSError:
+            listener.close()
+            raise
         return listener
     except OSError as error:
         remedy = {

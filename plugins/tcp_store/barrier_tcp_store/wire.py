@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 
 from barrier_core.agreement.store import StoreLine, StoreLostError
 
-ANSWER_SECS = 7.0
+ANSWER_SECS = 6.0
 """How long the store may take to answer before it counts as lost.
 
 Longer than the 5 s for which one lost DNS packet stops torch's server: for its own log, it looks up
@@ -209,8 +209,8 @@ class TCPStoreLine(StoreLine):
             scratch: A key that nothing else uses.
 
         Raises:
-            StoreLostError: It does not answer, which says nothing. All ranks must know the same: the
-                bell never rings if one of them only polls.
+            StoreLostError: It does not answer, which says nothing. All ranks must know the same:
+                the bell never rings if one of them only polls.
         """
         try:
             self._send(_BARRIER + self._key(scratch) + _LENGTH.pack(1))

@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+import pytest
+
+from barrier_core.testing.processes import RankProcesses
+from tests.torch_ranks import shared_ranks
+
+
+@pytest.fixture
+def ranks() -> RankProcesses:
+    """Four real ranks."""
+    return shared_ranks()
