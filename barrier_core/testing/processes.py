@@ -1,8 +1,8 @@
 """Real rank processes that a test can kill, stop, interrupt and replace.
 
 A few long-lived processes serve a whole test run. Each runs one function after another, in its
-main thread, so that Ctrl-C strikes as it does in a job; what a function keeps in `state` is there for
-the next one::
+main thread, so that Ctrl-C strikes as it does in a job; what a function keeps in `state` is there
+for the next one::
 
     def join(rank: int, world_size: int) -> None:
         state["barrier"] = create_barrier("tcp_store", global_rank=rank, ...)
@@ -292,16 +292,16 @@ class RankProcesses:
         """
         calls = self.start_all(function, *args, ranks=ranks)
         deadline = time.monotonic() + self.timeout_secs
-        # One that fails leaves the others waiting for it: not in the order of ranks.
-        while pending := [call for call in calls if not call.done()]:
+        while True:
+            pending = [call for call in calls if not call.done()]
+            # One that fails leaves the others waiting for it: not in the order of ranks.
+            results = [call.result(0.0) for call in calls if call not in pending]
+            if not pending:
+                return results
             left = deadline - time.monotonic()
             if left <= 0:
                 raise pending[0].overdue(self.timeout_secs)
             wait([call.process.pipe for call in pending], left)
-            for call in pending:
-                if call.done():
-                    call.result(0.0)
-        return [call.result(0.0) for call in calls]
 
     def kill(self, rank: int) -> None:
         """Kill a rank (SIGKILL); returns when its process is gone."""

@@ -1,0 +1,164 @@
+"""Fixtures: four rank processes and a store's process, started once for all tests."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from barrier_core.testing.processes import RankProcesses
+
+# Rank processes import the tests' functions by name.
+ROOT = str(Path(__file__).parents[3])
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+
+from plugins.tcp_store.tests.rank_side import (  # noqa: E402
+    Job,
+    close,
+    count_keys,
+    end_server,
+    serve_store,
+)
+
+_numbers = itertools.count(1)
+
+NewJob = Callable[..., Job]
+
+
+def find_free_port() -> int:
+    """Return a port that nobody listens at, outside the range from which clients get theirs."""
+    first = 20_000 + os.getpid() % 5_000
+    for port in range(first + next(_numbers), 32_000):
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("all ports are taken")
+
+
+@dataclass(frozen=True)
+class StoreProcess:
+    """A process that serves TCPStores, so that none of the ranks needs to."""
+
+    processes: RankProcesses
+
+    def serve(self, use_libuv: bool) -> int:
+        """Start a server; return its port."""
+        port = find_free_port()
+        self.processes.run(0, serve_store, port, use_libuv)
+        return port
+
+    def end(self, port: int) -> None:
+        """End a server."""
+        self.processes.run(0, end_server, port)
+
+    def count_keys(self, port: int) -> int:
+        """Return the number of keys in a store."""
+        return self.processes.run(0, count_keys, port)
+
+    def stop(self) -> None:
+        """Freeze all servers."""
+        self.processes.stop(0)
+
+    def cont(self) -> None:
+        """Let the servers go on."""
+        self.processes.cont(0)
+
+
+@pytest.fixture(scope="session")
+def _rank_processes() -> Iterator[RankProcesses]:
+    with RankProcesses(4, timeout_secs=60) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="session")
+def store_process() -> Iterator[StoreProcess]:
+    with RankProcesses(1, timeout_secs=60) as processes:
+        yield StoreProcess(processes)
+
+
+@pytest.fixture(scope="session")
+def libuv_port(store_process: StoreProcess) -> int:
+    """Port of the server that torch starts by default."""
+    return store_process.serve(use_libuv=True)
+
+
+@pytest.fixture(scope="session")
+def older_port(store_process: StoreProcess) -> int:
+    """Port of the server with a thread that polls, which torch has kept."""
+    return store_process.serve(use_libuv=False)
+
+
+@pytest.fixture
+def own_port(store_process: StoreProcess) -> Iterator[int]:
+    """Port of an empty server for one test."""
+    port = store_process.serve(use_libuv=True)
+    yield port
+    store_process.end(port)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nobody listens at."""
+    return find_free_port()
+
+
+@pytest.fixture
+def _jobs() -> list[Job]:
+    """The jobs of one test."""
+    return []
+
+
+@pytest.fixture
+def ranks(_rank_processes: RankProcesses, _jobs: list[Job]) -> Iterator[RankProcesses]:
+    """Four rank processes, all of them idle."""
+    _rank_processes.refresh()
+    yield _rank_processes
+    _rank_processes.refresh()
+    for job in _jobs:
+        calls = _rank_processes.start_all(close, job)
+        for call in calls:
+            call.result()
+
+
+@pytest.fixture
+def new_job(libuv_port: int, _jobs: list[Job]) -> NewJob:
+    """Describes a barrier with a prefix of its own: over the session's store, if not told else."""
+
+    def new_job(**changes: object) -> Job:
+        job = Job(f"test-{next(_numbers)}", agent_port=libuv_port).but(**changes)
+        _jobs.append(job)
+        return job
+
+    return new_job
+
+
+@pytest.fixture
+def job(new_job: NewJob) -> Job:
+    """A barrier over the session's store."""
+    return new_job()
+
+
+@pytest.fixture(params=["libuv", "older", "polling"])
+def any_job(request: pytest.FixtureRequest, new_job: NewJob, libuv_port: int) -> Job:
+    """A barrier over each of torch's servers, and over one that has no BARRIER."""
+    if request.param == "older":
+        port: int = request.getfixturevalue("older_port")
+        return new_job(agent_port=port)
+    return new_job(agent_port=libuv_port, can_ring=request.param == "libuv")
+
+
+@pytest.fixture
+def hosted_job(new_job: NewJob, free_port: int) -> Job:
+    """A barrier whose store rank 0 hosts."""
+    return new_job(agent_port=None, master_address="127.0.0.1", tcpstore_port=free_port)

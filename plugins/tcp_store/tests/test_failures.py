@@ -1,0 +1,267 @@
+"""Ranks and stores that die, freeze, abort or are interrupted: one verdict, in time, with names."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from barrier_core.errors import BarrierConnectionError
+from barrier_core.testing.processes import RankCall, RankProcesses
+from plugins.tcp_store.tests.conftest import NewJob, StoreProcess
+from plugins.tcp_store.tests.looking import (
+    the_verdict,
+    wait_until_arrived,
+    wait_until_reported,
+    within,
+)
+from plugins.tcp_store.tests.rank_side import (
+    Job,
+    abort,
+    arrive,
+    arrive_and_abort_from_a_signal_handler,
+    arrive_and_abort_from_a_thread,
+    close,
+    exit_without_arriving,
+    fail_in_phase,
+    join,
+    report_progress,
+)
+
+OTHERS = [0, 1, 2]
+DECIDED_SECS = 3
+"""By when an abort or a death must have reached all ranks. Ten times what it takes when quiet."""
+
+
+def all_but_rank_3_wait(ranks: RankProcesses, job: Job) -> list[RankCall[int]]:
+    """Have ranks 0 to 2 wait in round 1 for rank 3, which has joined."""
+    ranks.run_all(join, job)
+    calls = ranks.start_all(arrive, job, ranks=OTHERS)
+    wait_until_arrived(job, OTHERS)
+    return calls
+
+
+def test_a_rank_killed_before_it_arrives_is_reported_dead_by_name(
+    ranks: RankProcesses, new_job: NewJob
+) -> None:
+    job = new_job(heartbeat_secs=0.5)
+    calls = all_but_rank_3_wait(ranks, job)
+    pid = ranks.pid(3)
+    with within(DECIDED_SECS):
+        ranks.kill(3)
+        verdict = the_verdict(calls)
+    assert verdict.kind == "dead"
+    (missing,) = verdict.missing
+    assert (missing.rank, missing.state) == (3, "dead")
+    assert (missing.host, missing.pid) == (socket.gethostname(), pid)
+    assert f"rank 3 ({socket.gethostname()}, pid {pid}) dead: its process is gone" in str(verdict)
+
+
+def test_a_rank_killed_after_it_has_arrived_counts_and_breaks_the_next_round(
+    ranks: RankProcesses, new_job: NewJob
+) -> None:
+    job = new_job(heartbeat_secs=0.5)
+    ranks.run_all(join, job)
+    ranks.start(3, arrive, job)
+    wait_until_arrived(job, [3])
+    ranks.kill(3)
+    assert ranks.run_all(arrive, job, ranks=OTHERS) == [1, 1, 1]
+    with within(DECIDED_SECS):
+        verdict = the_verdict(ranks.start_all(arrive, job, ranks=OTHERS))
+    assert (verdict.kind, verdict.round) == ("dead", 2)
+
+
+def test_a_killed_rank_is_found_by_its_pid_without_heartbeats(
+    ranks: RankProcesses, new_job: NewJob
+) -> None:
+    calls = all_but_rank_3_wait(ranks, new_job(heartbeat_secs=0))
+    with within(DECIDED_SECS):
+        ranks.kill(3)
+        assert the_verdict(calls).kind == "dead"
+
+
+def test_a_frozen_rank_is_reported_alive_and_stopped_when_the_time_is_up(
+    ranks: RankProcesses, new_job: NewJob
+) -> None:
+    job = new_job(timeout_secs=2, heartbeat_secs=0.5)
+    ranks.run_all(join, job)
+    ranks.run(3, report_progress, job, "shard 12/40")
+    wait_until_reported(job, 3, "shard 12/40")
+    ranks.stop(3)
+    late = ranks.start(3, arrive, job)
+    calls = ranks.start_all(arrive, job, ranks=OTHERS)
+    with within(7):
+        verdict = the_verdict(calls)
+    assert verdict.kind == "timeout"
+    (missing,) = verdict.missing
+    assert (missing.rank, missing.state, missing.detail) == (3, "alive", "stopped by a signal")
+    assert missing.progress == "shard 12/40"
+    ranks.cont(3)
+    assert the_verdict([late]) == verdict
+
+
+def test_a_frozen_store_ends_every_wait_soon_after_its_time_is_up(
+    ranks: RankProcesses, store_process: StoreProcess, new_job: NewJob, own_port: int
+) -> None:
+    job = new_job(agent_port=own_port, timeout_secs=2)
+    calls = all_but_rank_3_wait(ranks, job)
+    store_process.stop()
+    try:
+        with within(10):
+            errors = [call.error() for call in calls]
+        with within(3):
+            codes = end(ranks, OTHERS)
+    finally:
+        store_process.cont()
+    for error in errors:
+        assert isinstance(error, BarrierConnectionError)
+        assert "Whether other ranks have passed is not known" in str(error)
+    assert codes == [0, 0, 0]
+
+
+def test_a_frozen_host_of_the_store_ends_every_wait_soon_after_its_time_is_up(
+    ranks: RankProcesses, hosted_job: Job
+) -> None:
+    job = hosted_job.but(timeout_secs=2, linger_secs=1)
+    ranks.run_all(join, job)
+    calls = ranks.start_all(arrive, job, ranks=[1, 2, 3])
+    wait_until_arrived(job, [1, 2, 3])
+    ranks.stop(0)
+    with within(10):
+        errors = [call.error() for call in calls]
+    assert {type(error) for error in errors} == {BarrierConnectionError}
+    with within(3):
+        assert end(ranks, [1, 2, 3]) == [0, 0, 0]
+    ranks.cont(0)
+
+
+def end(ranks: RankProcesses, which: list[int]) -> list[int]:
+    """Have rank processes end as scripts do; return their exit codes."""
+    for rank in which:
+        ranks.let_end(rank)
+    return [ranks.exit_code(rank) for rank in which]
+
+
+def test_a_store_that_dies_ends_every_wait_at_once(
+    ranks: RankProcesses, new_job: NewJob, store_process: StoreProcess
+) -> None:
+    port = store_process.serve(use_libuv=True)
+    job = new_job(agent_port=port)
+    calls = all_but_rank_3_wait(ranks, job)
+    with within(DECIDED_SECS):
+        store_process.end(port)
+        assert the_verdict(calls).kind == "store"
+    with within(DECIDED_SECS):
+        assert the_verdict([ranks.start(3, arrive, job)]).kind == "store"
+
+
+# How a waiting job is broken on purpose. Each returns the calls of all ranks that waited.
+Trigger = Callable[[RankProcesses, Job, Path], list[RankCall[Any]]]
+
+
+def abort_elsewhere(ranks: RankProcesses, job: Job, go: Path) -> list[RankCall[Any]]:
+    calls: list[RankCall[Any]] = [*all_but_rank_3_wait(ranks, job)]
+    ranks.run(3, abort, job, "no space")
+    return calls
+
+
+def abort_in_another_thread(ranks: RankProcesses, job: Job, go: Path) -> list[RankCall[Any]]:
+    ranks.run_all(join, job)
+    calls: list[RankCall[Any]] = [*ranks.start_all(arrive, job, ranks=[0, 1])]
+    calls.append(ranks.start(2, arrive_and_abort_from_a_thread, job, "no space", go))
+    wait_until_arrived(job, OTHERS)
+    go.touch()
+    return calls
+
+
+def abort_in_a_signal_handler(ranks: RankProcesses, job: Job, go: Path) -> list[RankCall[Any]]:
+    ranks.run_all(join, job)
+    calls: list[RankCall[Any]] = [*ranks.start_all(arrive, job, ranks=[0, 1])]
+    calls.append(ranks.start(2, arrive_and_abort_from_a_signal_handler, job, "no space"))
+    wait_until_arrived(job, OTHERS)
+    ranks.signal(2, signal.SIGUSR2)
+    return calls
+
+
+def leave_a_phase_by_an_exception(ranks: RankProcesses, job: Job, go: Path) -> list[RankCall[Any]]:
+    calls: list[RankCall[Any]] = [*all_but_rank_3_wait(ranks, job)]
+    with pytest.raises(OSError, match="disk full"):
+        ranks.run(3, fail_in_phase, job, "save step=1200")
+    return calls
+
+
+def close_the_barrier(ranks: RankProcesses, job: Job, go: Path) -> list[RankCall[Any]]:
+    calls: list[RankCall[Any]] = [*all_but_rank_3_wait(ranks, job)]
+    ranks.run(3, close, job)
+    return calls
+
+
+def end_the_process(ranks: RankProcesses, job: Job, go: Path) -> list[RankCall[Any]]:
+    calls: list[RankCall[Any]] = [*all_but_rank_3_wait(ranks, job)]
+    assert "exited with code 0" in str(ranks.start(3, exit_without_arriving).error())
+    return calls
+
+
+def press_ctrl_c(ranks: RankProcesses, job: Job, go: Path) -> list[RankCall[Any]]:
+    ranks.run_all(join, job)
+    calls: list[RankCall[Any]] = [*ranks.start_all(arrive, job, ranks=[0, 1])]
+    interrupted = ranks.start(2, arrive, job)
+    wait_until_arrived(job, OTHERS)
+    with within(DECIDED_SECS):
+        ranks.interrupt(2)
+        assert isinstance(interrupted.error(), KeyboardInterrupt)
+    return [*calls, ranks.start(2, arrive, job)]
+
+
+@pytest.mark.parametrize(
+    ("trigger", "kind", "rank", "reason"),
+    [
+        (abort_elsewhere, "abort", 3, "no space"),
+        (abort_in_another_thread, "abort", 2, "no space"),
+        (abort_in_a_signal_handler, "abort", 2, "no space"),
+        (leave_a_phase_by_an_exception, "abort", 3, "disk full on /ckpt in phase 'save step=1200'"),
+        (close_the_barrier, "dead", None, "has closed its barrier"),
+        (end_the_process, "dead", None, ""),
+        (press_ctrl_c, "abort", 2, "KeyboardInterrupt"),
+    ],
+)
+def test_a_round_given_up_by_one_rank_is_broken_for_all(
+    ranks: RankProcesses,
+    job: Job,
+    tmp_path: Path,
+    trigger: Trigger,
+    kind: str,
+    rank: int | None,
+    reason: str,
+) -> None:
+    calls = trigger(ranks, job, tmp_path / "go")
+    with within(DECIDED_SECS):
+        verdict = the_verdict(calls)
+    assert verdict.kind == kind
+    if rank is not None:
+        assert verdict.rank == rank
+    assert reason in verdict.reason
+    assert [status.rank for status in verdict.missing] == [3]
+
+
+def test_an_abort_before_a_round_breaks_that_round(ranks: RankProcesses, job: Job) -> None:
+    ranks.run_all(join, job)
+    ranks.run_all(arrive, job)
+    ranks.run(1, abort, job, "preempted")
+    verdict = the_verdict(ranks.start_all(arrive, job))
+    assert (verdict.kind, verdict.rank, verdict.round) == ("abort", 1, 2)
+
+
+def test_a_broken_barrier_raises_its_verdict_again_at_every_call(
+    ranks: RankProcesses, job: Job
+) -> None:
+    calls = all_but_rank_3_wait(ranks, job)
+    ranks.run(3, abort, job, "no space")
+    verdict = the_verdict(calls)
+    for _ in range(3):
+        with within(DECIDED_SECS):
+            assert the_verdict(ranks.start_all(arrive, job)) == verdict

@@ -1,0 +1,127 @@
+"""Who may join: one process per rank, all of one shape, all of one generation."""
+
+from __future__ import annotations
+
+import pytest
+
+from barrier_core.errors import RankConflictError
+from barrier_core.testing.processes import RankProcesses, state, wait_until
+from plugins.tcp_store.tests.conftest import NewJob
+from plugins.tcp_store.tests.looking import (
+    keys_of,
+    line_to,
+    the_verdict,
+    wait_until_arrived,
+    within,
+)
+from plugins.tcp_store.tests.rank_side import Job, arrive, close, join
+
+
+def join_as(rank: int, job: Job, claimed: int) -> None:
+    """Join under another rank's number."""
+    join(claimed, job)
+
+
+def test_a_second_process_of_a_rank_is_refused_and_the_waiting_ranks_are_told(
+    ranks: RankProcesses, new_job: NewJob
+) -> None:
+    job = new_job(world_size=3)
+    ranks.run_all(join, job, ranks=[0, 1, 2])
+    calls = ranks.start_all(arrive, job, ranks=[0, 1])
+    wait_until_arrived(job, [0, 1])
+    with within(3):
+        with pytest.raises(RankConflictError, match=f"rank is taken by pid {ranks.pid(1)} on"):
+            ranks.run(3, join_as, job, 1)
+        verdict = the_verdict(calls)
+    assert the_verdict([ranks.start(2, arrive, job)]) == verdict
+    assert verdict.kind == "conflict"
+    assert f"rank 1 (pid {ranks.pid(3)} on" in verdict.reason
+
+
+def test_a_second_process_of_a_rank_breaks_the_next_round_of_idle_ranks(
+    ranks: RankProcesses, new_job: NewJob
+) -> None:
+    job = new_job(world_size=3, heartbeat_secs=0.2)
+    ranks.run_all(join, job, ranks=[0, 1, 2])
+    ranks.run_all(arrive, job, ranks=[0, 1, 2])
+    with pytest.raises(RankConflictError):
+        ranks.run(3, join_as, job, 1)
+    ranks.run_all(wait_for_notice, job, ranks=[0, 1, 2])
+    verdict = the_verdict(ranks.start_all(arrive, job, ranks=[0, 1, 2]))
+    assert (verdict.kind, verdict.round) == ("conflict", 2)
+
+
+def wait_for_notice(rank: int, job: Job) -> None:
+    """Return when the rank has been told, between two rounds, that something is wrong."""
+    wait_until(lambda: state[job.prefix]._watcher.notice, "the watcher has heard of it", 10)
+
+
+def test_ranks_that_were_told_different_world_sizes_do_not_meet(
+    ranks: RankProcesses, job: Job
+) -> None:
+    ranks.run_all(join, job, ranks=[0, 1, 2])
+    calls = ranks.start_all(arrive, job, ranks=[0, 1, 2])
+    with (
+        within(3),
+        pytest.raises(RankConflictError, match="told a world size of 5, the ranks before it 4"),
+    ):
+        ranks.run(3, join, job.but(world_size=5))
+    assert the_verdict(calls).kind == "conflict"
+
+
+def test_a_rank_that_comes_back_alone_is_refused_and_the_others_are_told(
+    ranks: RankProcesses, job: Job
+) -> None:
+    ranks.run_all(join, job)
+    ranks.run_all(arrive, job)
+    ranks.replace(1)
+    with pytest.raises(RankConflictError, match="came back alone; restart all ranks, in a new"):
+        ranks.run(1, join, job)
+    with within(3):
+        verdict = the_verdict(ranks.start_all(arrive, job, ranks=[0, 2, 3]))
+    assert verdict.kind == "conflict"
+    assert "came back alone" in verdict.reason
+
+
+def test_a_job_restarted_in_a_new_generation_sees_nothing_of_the_one_before(
+    ranks: RankProcesses, job: Job
+) -> None:
+    ranks.run_all(join, job)
+    ranks.run_all(arrive, job)
+    for rank in range(4):
+        ranks.kill(rank)
+        ranks.replace(rank)
+    again = job.but(generation="1")
+    ranks.run_all(join, again)
+    # With the keys of before, the first round would pass without rank 3.
+    calls = ranks.start_all(arrive, again, 0.5, ranks=[0, 1, 2])
+    verdict = the_verdict(calls)
+    assert (verdict.kind, verdict.round) == ("timeout", 1)
+    ranks.run_all(close, again)
+    ranks.run_all(join, again.but(generation="2"))
+    assert ranks.run_all(arrive, again.but(generation="2")) == [1, 1, 1, 1]
+    ranks.run_all(close, again)
+
+
+def test_a_broken_barrier_works_again_when_all_ranks_have_made_it_anew(
+    ranks: RankProcesses, job: Job
+) -> None:
+    ranks.run_all(join, job)
+    calls = ranks.start_all(arrive, job, 0.3, ranks=[0, 1, 2])
+    assert the_verdict(calls).kind == "timeout"
+    the_verdict([ranks.start(3, arrive, job)])  # told so: it would not make an open barrier anew
+    ranks.run_all(join, job)
+    assert ranks.run_all(arrive, job) == [1, 1, 1, 1]
+
+
+def test_the_store_holds_the_members_of_the_running_generation_only(
+    ranks: RankProcesses, job: Job
+) -> None:
+    line = line_to(job)
+    for generation in range(4):
+        current = job.but(generation=str(generation))
+        ranks.run_all(join, current)
+        ranks.run_all(arrive, current)
+        ranks.run_all(close, current)
+        assert line.read([keys_of(current).member(rank) for rank in range(4)]) == [None] * 4
+    line.close()

@@ -1,0 +1,68 @@
+"""What barriers leave in the store: a bounded number of keys, and in the end next to none."""
+
+from __future__ import annotations
+
+from barrier_core.agreement.retire import COLLECT_EVERY
+from barrier_core.testing.processes import RankProcesses, wait_until
+from plugins.tcp_store.tests.conftest import NewJob, StoreProcess
+from plugins.tcp_store.tests.looking import keys_of, line_to, the_verdict
+from plugins.tcp_store.tests.rank_side import arrive, close, go_through, join
+
+KEYS_PER_ROUND = 2  # its log and its bell
+UNFINISHED_ROUNDS = 3 * COLLECT_EVERY
+"""Rounds whose keys may be there: the batch that fills up, and one or two on their way out."""
+
+
+def test_the_number_of_keys_does_not_grow_with_the_rounds(
+    ranks: RankProcesses, store_process: StoreProcess, new_job: NewJob, own_port: int
+) -> None:
+    empty = store_process.count_keys(own_port)
+    job = new_job(agent_port=own_port)
+    ranks.run_all(join, job)
+    at_start = store_process.count_keys(own_port)
+    limit = at_start + UNFINISHED_ROUNDS * KEYS_PER_ROUND
+    for _ in range(5):
+        ranks.run_all(go_through, job, 1000)
+        # The watcher removes a batch in its own time.
+        wait_until(
+            lambda: store_process.count_keys(own_port) <= limit, f"at most {limit} keys are left"
+        )
+    ranks.run_all(close, job)
+    line = line_to(job)
+    assert line.read([keys_of(job).generations]) != [None]
+    assert store_process.count_keys(own_port) == empty + 1  # the list of generations, no more
+    line.close()
+
+
+def test_the_number_of_keys_does_not_grow_with_the_failures(
+    ranks: RankProcesses, store_process: StoreProcess, new_job: NewJob, own_port: int
+) -> None:
+    job = new_job(agent_port=own_port, heartbeat_secs=0)
+    counts = []
+    for _ in range(20):
+        ranks.run_all(join, job)  # closes the broken one before it
+        ranks.run_all(go_through, job, 10)
+        calls = ranks.start_all(arrive, job, 0.05, ranks=[0, 1, 2])
+        assert the_verdict(calls).kind == "timeout"
+        the_verdict([ranks.start(3, arrive, job)])
+        counts.append(store_process.count_keys(own_port))
+    assert max(counts[2:]) <= max(counts[:2]), counts
+    ranks.run_all(close, job)
+    assert store_process.count_keys(own_port) < counts[0]
+
+
+def test_killed_jobs_leave_no_more_than_the_last_of_them(
+    ranks: RankProcesses, store_process: StoreProcess, new_job: NewJob, own_port: int
+) -> None:
+    job = new_job(agent_port=own_port)
+    counts = []
+    for generation in range(4):
+        current = job.but(generation=str(generation))
+        ranks.run_all(join, current)
+        ranks.run_all(go_through, current, 10)
+        counts.append(store_process.count_keys(own_port))
+        for rank in (0, 1):  # two of four are enough: no generation is signed off by all
+            ranks.kill(rank)
+            ranks.replace(rank)
+        ranks.run_all(close, current)
+    assert max(counts[2:]) <= counts[1], counts

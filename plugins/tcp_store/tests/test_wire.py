@@ -1,0 +1,350 @@
+"""The client by itself: at torch's servers, and at one that answers late or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from barrier_core.agreement.store import StoreLostError
+from barrier_core.testing.processes import RankProcesses, wait_until
+from barrier_tcp_store.wire import TCPStoreLine
+from plugins.tcp_store.tests.looking import within
+
+Connect = Callable[[], TCPStoreLine]
+
+
+@pytest.fixture(params=["libuv", "older"])
+def port(request: pytest.FixtureRequest) -> int:
+    """Port of each of torch's servers."""
+    value: int = request.getfixturevalue(f"{request.param}_port")
+    return value
+
+
+@pytest.fixture
+def connect(port: int) -> Iterator[Connect]:
+    """Opens lines whose keys are this test's own."""
+    lines: list[TCPStoreLine] = []
+    namespace = f"wire-{os.urandom(4).hex()}/"
+
+    def connect() -> TCPStoreLine:
+        lines.append(TCPStoreLine("127.0.0.1", port, namespace=namespace))
+        return lines[-1]
+
+    yield connect
+    for line in lines:
+        line.close()
+
+
+def test_values_come_back_as_they_were_put(connect: Connect) -> None:
+    line = connect()
+    large = os.urandom(200_000)
+    line.write("large", large)
+    line.append("log", b"one ")
+    line.append("log", b"two")
+    line.write("empty", b"")
+    assert line.read(["large", "missing", "log", "large", "empty"]) == [
+        large,
+        None,
+        b"one two",
+        large,
+        b"",
+    ]
+
+
+def test_many_large_values_are_read_and_written_at_once(connect: Connect) -> None:
+    line, other = connect(), connect()
+    values = {f"value-{number}": os.urandom(200_000) for number in range(20)}
+    for key, value in values.items():
+        line.write(key, value)
+    line.read(["fence"])
+    assert other.read(list(values)) == list(values.values())
+    other.remove(values)
+    assert line.read(list(values)) == [None] * len(values)
+
+
+def test_only_the_first_to_create_a_key_sets_it(connect: Connect) -> None:
+    line, other = connect(), connect()
+    assert line.create("key", b"mine") == b"mine"
+    assert other.create("key", b"theirs") == b"mine"
+    line.remove(["key"])
+    assert other.create("key", b"theirs") == b"theirs"
+
+
+def test_a_namespace_keeps_keys_apart(port: int) -> None:
+    with (
+        closing(TCPStoreLine("127.0.0.1", port, namespace="left/")) as left,
+        closing(TCPStoreLine("127.0.0.1", port, namespace="right/")) as right,
+    ):
+        left.write("key", b"left")
+        left.read(["fence"])
+        assert right.read(["key"]) == [None]
+
+
+def test_the_bell_rings_when_all_have_been_counted_in(connect: Connect) -> None:
+    first, second = connect(), connect()
+    first.arrive("log", b"A0\n", "bell", 2)
+    assert not first.wait(0.01)
+    second.arrive("log", b"A1\n", "bell", 2)
+    assert first.wait(5)
+    assert second.wait(5)
+    assert first.read(["log"]) == [b"A0\nA1\n"]
+
+
+def test_a_bell_that_was_removed_has_to_be_rung_by_all_again(connect: Connect) -> None:
+    first, second = connect(), connect()
+    first.arrive("log", b"A0\n", "bell", 2)
+    assert not first.withdraw()
+    first.remove(["bell"])
+    second.arrive("log", b"A1\n", "bell", 2)
+    assert not second.wait(0.05)
+    assert not second.withdraw()
+
+
+def test_withdrawing_tells_whether_the_bell_has_rung(connect: Connect) -> None:
+    first, second = connect(), connect()
+    first.arrive("log", b"A0\n", "bell", 2)
+    second.arrive("log", b"A1\n", "bell", 2)
+    assert second.wait(5)
+    assert first.withdraw()  # it had not looked
+    assert not first.withdraw()  # and there is nothing to withdraw from any more
+    assert first.read(["log"]) == [b"A0\nA1\n"]
+
+
+def test_a_wake_ends_the_next_wait_or_the_one_under_way(connect: Connect) -> None:
+    line = connect()
+    line.arrive("log", b"A0\n", "bell", 2)
+    line.wake()
+    with within(5):
+        assert not line.wait(60)
+    # Only one: the wait after it lasts as long as it is told.
+    assert not line.wait(0.01)
+    timer = threading.Timer(0.05, line.wake)
+    timer.start()
+    with within(5):
+        assert not line.wait(60)
+    timer.join()
+    assert not line.withdraw()
+
+
+def test_more_wakes_than_a_pipe_holds_do_not_block(connect: Connect) -> None:
+    line = connect()
+    with within(10):
+        for _ in range(100_000):
+            line.wake()
+        assert not line.wait(60)
+
+
+class InterruptError(Exception):
+    """What the tests' signal handler raises."""
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Have SIGUSR1 raise `InterruptError` in the main thread: as Ctrl-C, but harmless."""
+
+    def handle(number: int, frame: object) -> None:
+        raise InterruptError
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_ends_a_wait_and_leaves_the_line_in_step(connect: Connect) -> None:
+    line, other = connect(), connect()
+    line.arrive("log", b"A0\n", "bell", 2)
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
+    with interrupted_by_signals(), within(5):
+        timer.start()
+        with pytest.raises(InterruptError):
+            line.wait(60)
+        timer.join()
+    assert not line.withdraw()
+    assert line.read(["log", "missing"]) == [b"A0\n", None]
+    # It was counted in: with one more, the bell has been rung by two.
+    other.arrive("log", b"A1\n", "bell", 2)
+    assert other.wait(5)
+
+
+@pytest.mark.parametrize("moment", ["before the request is out", "when it is out"])
+def test_an_arrival_that_is_interrupted_is_withdrawn_correctly(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    line, other = connect(), connect()
+    send = TCPStoreLine._send
+
+    def send_and_be_interrupted(self: TCPStoreLine, request: bytes) -> None:
+        if moment == "when it is out":
+            send(self, request)
+        raise InterruptError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TCPStoreLine, "_send", send_and_be_interrupted)
+        with pytest.raises(InterruptError):
+            line.arrive("log", b"A0\n", "bell", 2)
+    assert not line.withdraw()
+    assert line.read(["log"]) == [b"A0\n" if moment == "when it is out" else None]
+    line.remove(["bell"])
+    other.arrive("log", b"A1\n", "bell", 2)
+    assert not other.wait(0.05)
+    assert not other.withdraw()
+
+
+OPERATIONS: dict[str, Callable[[TCPStoreLine], Any]] = {
+    "append": lambda line: line.append("key", b"value"),
+    "read": lambda line: line.read(["key"]),
+    "create": lambda line: line.create("key", b"value"),
+    "write": lambda line: line.write("key", b"value"),
+    "remove": lambda line: line.remove(["key"]),
+    "arrive": lambda line: line.arrive("log", b"A0\n", "bell", 2),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+def test_a_line_whose_question_was_interrupted_answers_no_other(
+    connect: Connect, operation: Callable[[TCPStoreLine], Any]
+) -> None:
+    line = connect()
+    receive = TCPStoreLine._receive
+
+    def receive_and_be_interrupted(self: TCPStoreLine, size: int) -> bytes:
+        raise InterruptError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TCPStoreLine, "_receive", receive_and_be_interrupted)
+        with pytest.raises(InterruptError):
+            line.create("asked", b"an answer to nobody")
+    assert TCPStoreLine._receive is receive
+    with pytest.raises(StoreLostError):
+        operation(line)
+
+
+@contextmanager
+def silent_server() -> Iterator[tuple[int, Callable[[bytes], None]]]:
+    """A server that knows the greeting and nothing else; yields what makes it say something."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        clients: list[socket.socket] = []
+
+        def serve() -> None:
+            client, _ = server.accept()
+            greeting = client.recv(10)
+            client.sendall(greeting[-4:])
+            clients.append(client)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+
+        def say(words: bytes) -> None:
+            wait_until(lambda: clients, "the client has connected", 5)
+            clients[0].sendall(words)
+
+        yield server.getsockname()[1], say
+        thread.join()
+        for client in clients:
+            client.close()
+
+
+def text(data: bytes) -> bytes:
+    """Frame a value as the server does."""
+    return struct.pack("=Q", len(data)) + data
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+def test_after_a_missed_answer_the_line_is_lost_for_good(
+    operation: Callable[[TCPStoreLine], Any],
+) -> None:
+    with silent_server() as (port, say):
+        line = TCPStoreLine("127.0.0.1", port, patience_secs=5)
+        line.answer_secs = 0.1
+        with pytest.raises(StoreLostError, match=r"no answer for 0\.1 s"):
+            line.create("slow", b"value")
+        with suppress(ConnectionError):  # it may see by then that we have hung up
+            say(text(b"the answer to the first question"))
+        for _ in range(2):
+            with pytest.raises(StoreLostError):
+                operation(line)
+        line.close()
+
+
+def test_an_answer_in_pieces_is_put_together() -> None:
+    with silent_server() as (port, say), closing(TCPStoreLine("127.0.0.1", port)) as line:
+
+        def dribble() -> None:
+            for piece in text(b"in pieces"):
+                say(bytes([piece]))
+                time.sleep(0.01)
+
+        thread = threading.Thread(target=dribble)
+        thread.start()
+        assert line.create("key", b"value") == b"in pieces"
+        thread.join()
+
+
+def test_a_server_that_hangs_up_is_lost_at_once_while_waiting() -> None:
+    with silent_server() as (port, say):
+        line = TCPStoreLine("127.0.0.1", port)
+        line.arrive("log", b"A0\n", "bell", 2)
+        say(b"")
+    with within(5), pytest.raises(StoreLostError, match=r"closed the connection|reset"):
+        line.wait(60)
+    line.close()
+
+
+def test_a_server_that_knows_no_bell_is_told_from_one_that_is_silent() -> None:
+    with silent_server() as (port, say):
+        line = TCPStoreLine("127.0.0.1", port)
+        say(b"")
+    assert not line.probe_bell("scratch")
+    line.close()
+    with silent_server() as (port, _):
+        line = TCPStoreLine("127.0.0.1", port)
+        line.answer_secs = 0.1
+        with pytest.raises(StoreLostError, match="no answer"):
+            line.probe_bell("scratch")
+        line.close()
+
+
+def test_torchs_servers_know_the_bell(connect: Connect) -> None:
+    line = connect()
+    assert line.probe_bell("scratch")
+    assert line.read(["scratch"]) == [None]
+
+
+def test_a_request_that_the_server_does_not_take_is_given_up_in_time() -> None:
+    with silent_server() as (port, _):
+        line = TCPStoreLine("127.0.0.1", port)
+        line.answer_secs = 0.2
+        with within(5), pytest.raises(StoreLostError, match=r"took no request for 0\.2 s"):
+            line.write("large", bytes(50_000_000))
+        line.close()
+
+
+def test_the_first_wait_costs_no_processor_time(ranks: RankProcesses, libuv_port: int) -> None:
+    assert ranks.run(0, wait_and_measure, libuv_port) < 0.1
+
+
+def wait_and_measure(rank: int, port: int) -> float:
+    """Wait half a second; return the processor time that took, in seconds."""
+    with closing(TCPStoreLine("127.0.0.1", port, namespace="idle/")) as line:
+        line.arrive("log", b"A0\n", "bell", 2)
+        before = time.process_time()
+        line.wait(0.5)
+        return time.process_time() - before
+
+
+def test_importing_the_plugin_does_not_import_torch() -> None:
+    code = "import sys, barrier_tcp_store; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

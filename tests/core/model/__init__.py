@@ -1,0 +1,1 @@
+"""A model checker for the round protocol: the real steps, on a model of a store, in every order."""

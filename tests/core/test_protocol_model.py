@@ -1,0 +1,219 @@
+"""Every interleaving of small jobs, and random ones of larger jobs, keep every guarantee."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.core.model import mutants
+from tests.core.model.explorer import (
+    Counterexample,
+    Explorer,
+    Faults,
+    Move,
+    after,
+    broken_guarantee,
+    initial,
+    leftovers,
+    wrong_end,
+)
+from tests.core.model.rank_model import Protocol, Scenario, steps
+
+ALL_FAULTS = Faults()
+ONE_OF_EACH = Faults(timeout=1, abort=1, death=1)
+MISMATCH = ((1, 2, "x"),)  # rank 1 comes to round 2 with another tag
+
+
+@pytest.fixture(autouse=True)
+def _without_coverage() -> Iterator[None]:
+    """Measuring makes the search four times as slow, and soon sees nothing new."""
+    coverage = sys.modules.get("coverage")
+    measuring = coverage.Coverage.current() if coverage is not None else None
+    if measuring is not None:
+        measuring.stop()
+    yield
+    if measuring is not None:
+        measuring.start()
+
+
+@pytest.mark.parametrize(
+    ("scenario", "faults", "states"),
+    [
+        pytest.param(Scenario(2, 2), ALL_FAULTS, 14_000, id="2 ranks, any number of faults"),
+        pytest.param(
+            Scenario(2, 2, tags=MISMATCH), ALL_FAULTS, 14_000, id="2 ranks with different tags"
+        ),
+        pytest.param(
+            Scenario(2, 2, has_bell=False), ALL_FAULTS, 8_000, id="2 ranks, store without a bell"
+        ),
+        pytest.param(Scenario(2, 3), ONE_OF_EACH, 29_000, id="2 ranks, 3 rounds"),
+        pytest.param(Scenario(3, 2), ONE_OF_EACH, 400_000, id="3 ranks, one fault of each kind"),
+        pytest.param(
+            Scenario(3, 1, tags=((1, 1, "x"),)),
+            ONE_OF_EACH,
+            100_000,
+            id="3 ranks with different tags",
+        ),
+    ],
+)
+def test_no_interleaving_breaks_a_guarantee(
+    scenario: Scenario, faults: Faults, states: int
+) -> None:
+    exploration = Explorer(scenario, faults).explore()
+
+    assert exploration.counterexample is None, f"\n{exploration.counterexample}"
+    assert exploration.states > states, "less has been explored than there is"
+
+
+@pytest.mark.parametrize(
+    ("mutant", "scenario", "broken"),
+    [
+        ("BREAK_BEFORE_REMOVAL", Scenario(2, 2), "split verdict"),
+        ("LOG_NOT_CONSULTED", Scenario(2, 2), "split verdict"),
+        ("REMOVED_TOO_EARLY", Scenario(2, 2), "lost wake-up"),
+        ("REUSED_TOO_EARLY", Scenario(2, 2), "early release"),
+        ("BELL_NOT_REMOVED", Scenario(2, 2), "split verdict"),
+        ("STILL_LISTENING", Scenario(2, 2), "early release"),
+        ("ONE_BELL", Scenario(2, 2, tags=MISMATCH), "mismatch"),
+    ],
+)
+def test_the_checker_finds_what_is_wrong_with_a_mutant(
+    mutant: str, scenario: Scenario, broken: str
+) -> None:
+    protocol: Protocol = getattr(mutants, mutant)
+
+    found = Explorer(scenario._replace(protocol=protocol), ALL_FAULTS).explore().counterexample
+
+    assert found is not None, f"{mutant} keeps every guarantee: the checker sees too little"
+    assert found.broken.startswith(broken), f"{mutant} is caught for another reason:\n{found}"
+
+
+def test_a_counterexample_is_told_step_by_step() -> None:
+    scenario = Scenario(2, 1, protocol=mutants.BELL_NOT_REMOVED)
+
+    found = Explorer(scenario, Faults(timeout=1, abort=0, death=0)).explore().counterexample
+
+    assert str(found).splitlines() == [
+        "BROKEN: split verdict: rank 0 raised in round 1, the verdict is on round 1, and round 1 "
+        "has passed",
+        "1. rank 0 appends b'A0\\n' to barrier/ckpt/0/1",
+        "2. rank 0 rings barrier/ckpt/0/1/",
+        "3. rank 0 hits its timeout and gives round 1 up; the bell had not rung  [fault: timeout]",
+        '4. rank 0 appends b\'B{"kind":"timeout","rank":0,"reason":""}\\n\' to barrier/ckpt/0/1',
+        '5. rank 0 reads barrier/ckpt/0/1 -> b\'A0\\nB{"kind":"timeout","rank":0,"reason":""}\\n\'',
+        "6. rank 0 creates barrier/ckpt/0/verdict: RAISES in round 1: timeout by rank 0 in round "
+        "1, missing [1]",
+        "7. rank 1 appends b'A1\\n' to barrier/ckpt/0/1",
+        "8. rank 1 rings barrier/ckpt/0/1/",
+        "9. rank 1 hears the bell: PASSES round 1",
+    ]
+
+
+RANKS = st.integers(0, 5)
+
+
+class Job(RuleBasedStateMachine):
+    """One random run of a larger job: too large to see all of it."""
+
+    protocol = Protocol()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trace: list[Move] = []
+
+    @initialize(
+        world_size=st.integers(4, 6),
+        tags=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3), st.just("x")), max_size=1),
+        has_bell=st.booleans(),
+        faults=st.builds(Faults, *[st.integers(0, 3)] * 3),
+    )
+    def start(
+        self, world_size: int, tags: list[tuple[int, int, str]], has_bell: bool, faults: Faults
+    ) -> None:
+        self.scenario = Scenario(world_size, 3, tuple(tags), has_bell, self.protocol)
+        self.all_ranks = range(world_size)
+        self.faults = faults
+        self.state = initial(self.scenario)
+
+    @rule(turns=st.lists(st.tuples(RANKS, st.integers(0, 3)), min_size=1, max_size=20))
+    def go_on(self, turns: list[tuple[int, int]]) -> None:
+        for rank, choice in turns:
+            self.take(rank, choice)
+
+    @rule(rank=RANKS, turns=st.integers(1, 6))
+    def hurry(self, rank: int, turns: int) -> None:
+        """One rank is faster than all others."""
+        for _ in range(turns):
+            self.take(rank, 0)
+
+    @rule(late=RANKS)
+    def wait_for(self, late: int) -> None:
+        """One rank is slower than all others."""
+        others = [rank for rank in self.all_ranks if rank != late % len(self.all_ranks)]
+        while sum(self.take(rank, 0) for rank in others):
+            pass
+
+    @rule(rank=RANKS, choice=st.integers(0, 5))
+    def fail(self, rank: int, choice: int) -> None:
+        self.take(rank, choice, fault=True)
+
+    def take(self, rank: int, choice: int, fault: bool = False) -> bool:
+        """Take one of the rank's next steps, if there is one."""
+        rank %= len(self.all_ranks)
+        options = [
+            step
+            for step in steps(self.scenario, rank, self.state.ranks[rank], self.state.store)
+            if bool(step.fault) == fault
+            and (step.fault is None or self.faults.after(step.fault) is not None)
+        ]
+        if not options:
+            return False
+        move = Move(rank, options[choice % len(options)])
+        if move.step.fault:
+            self.faults = self.faults.after(move.step.fault) or self.faults
+        self.trace.append(move)
+        self.state = after(self.state, move)
+        self.check(broken_guarantee(self.scenario, self.state.ranks))
+        return True
+
+    def check(self, broken: str | None) -> None:
+        assert broken is None, f"\n{Counterexample(broken or '', self.trace)}"
+
+    def teardown(self) -> None:
+        if self.trace:
+            while sum(self.take(rank, len(self.trace)) for rank in self.all_ranks):
+                pass
+            self.check(wrong_end(self.state) or leftovers(self.scenario, self.state.store))
+
+
+RANDOM_RUNS = settings(
+    max_examples=300,
+    stateful_step_count=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+def test_no_random_run_of_a_larger_job_breaks_a_guarantee() -> None:
+    run_state_machine_as_test(Job, settings=RANDOM_RUNS)
+
+
+@pytest.mark.parametrize("mutant", ["REMOVED_TOO_EARLY", "REUSED_TOO_EARLY", "ONE_BELL"])
+def test_random_runs_find_a_mutant(mutant: str) -> None:
+    class JobWithMutant(Job):
+        protocol = getattr(mutants, mutant)
+
+    unshrunk = settings(RANDOM_RUNS, phases=[Phase.generate], derandomize=True, database=None)
+
+    with pytest.raises(AssertionError, match="BROKEN: "):
+        run_state_machine_as_test(JobWithMutant, settings=unshrunk)
