@@ -10,7 +10,7 @@ PLUGINS := $(sort $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.t
 LOOSE := $(wildcard examples tests benchmarks plugins/*/tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean soak .venv
+.PHONY: help demo test lint clean compat soak bench .venv
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -30,8 +30,16 @@ lint: .venv ## run ruff (rules and format) and mypy --strict
 	$(BIN)/mypy $(addprefix -p ,barrier_core $(patsubst plugins/%,barrier_%,$(PLUGINS)))
 	$(BIN)/mypy $(LOOSE)
 
+compat: .venv ## run discovery with the oldest and newest pluggy and importlib-metadata
+	$(BIN)/python -m pytest tests/test_compat.py -v $(ARGS)
+
 soak: .venv ## run the soak test for ten minutes
 	$(BIN)/python tests/soak.py --seconds 600
+
+bench: .venv ## measure barriers side by side, in under ten minutes; writes benchmarks/results.*
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
+		-r benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks
 
 clean: ## remove the environments and everything that was built
 	rm -rf $(VENV) .venvs build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis

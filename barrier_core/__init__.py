@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from barrier_core.config import BarrierConfig, create_barrier, create_barrier_from_config
-from barrier_core.contract import Barrier, Capability
+from barrier_core.contract import CONTRACT_VERSION, Barrier, Capability
 from barrier_core.errors import (
     BarrierConfigError,
     BarrierConnectionError,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BARRIER_REGISTRY",
+    "CONTRACT_VERSION",
     "Barrier",
     "BarrierConfig",
     "BarrierConfigError",

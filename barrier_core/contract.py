@@ -30,9 +30,12 @@ logger = logging.getLogger("barrier_core")
 
 _B = TypeVar("_B", bound="Barrier")
 
+CONTRACT_VERSION = 1
+"""Of what this module asks of a backend; raised when a backend for the one before cannot work."""
+
 DEFAULT_TIMEOUT_SECS = 600.0
 DEFAULT_WARN_AFTER_SECS = 30.0
-_LONGEST_NAME = 500  # characters
+_LONGEST_NAME = 500  # bytes; quoted in a key, each may become three
 
 # The options that every backend shares, with the words `barrier info` shows for them.
 GlobalRank = Annotated[int, Meta(description="this process's rank; from the launcher if not given")]
@@ -87,7 +90,8 @@ class Barrier(abc.ABC):
 
     A backend sets ``barrier_type`` and ``capabilities``, calls ``super().__init__`` and writes
     ``_wait``. The methods `_abort`, `_report_progress` and `_close` are its to override where it
-    declares that it can.
+    declares that it can. If it sets ``contract_version``, to the number that `CONTRACT_VERSION` has
+    when it is written, a core with another version refuses it and says so.
 
     Args:
         global_rank: This process's rank, from 0.
@@ -101,6 +105,8 @@ class Barrier(abc.ABC):
 
     barrier_type: ClassVar[str] = ""
     capabilities: ClassVar[Capability] = Capability.NONE
+    # Without a value, as a class that inherited this core's version would always match.
+    contract_version: ClassVar[int]
 
     def __init__(
         self,
@@ -137,7 +143,7 @@ class Barrier(abc.ABC):
             BarrierConnectionError: The store was lost.
             BarrierUsageError: The barrier is closed, or another thread of this rank is in it.
             BarrierConfigError: ``timeout_secs`` is not a positive, finite number, or the tag is
-                longer than 500 characters.
+                longer than 500 bytes.
         """
         if timeout_secs is None:
             timeout_secs = self.timeout_secs
@@ -308,15 +314,18 @@ def check_seconds(name: str, value: float) -> float:
 
 
 def check_name(what: str, name: str) -> None:
-    """Raise unless ``name`` can be part of a key: a tag or prefix of at most 500 characters.
+    """Raise unless ``name`` can be part of a key: a tag or prefix of at most 500 bytes.
 
     Raises:
         BarrierConfigError: It cannot.
     """
-    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
-        raise BarrierConfigError(
-            f"{what}={name!r} must be a text of at most {_LONGEST_NAME} characters"
-        )
+    try:
+        # Bytes, not characters: TCPStore's server hangs up on a key of more than 8,192.
+        usable = len(name.encode()) <= _LONGEST_NAME
+    except (AttributeError, UnicodeEncodeError):  # no text, or one with half a surrogate
+        usable = False
+    if not usable:
+        raise BarrierConfigError(f"{what}={name!r} must be a text of at most {_LONGEST_NAME} bytes")
 
 
 def describe_exception(error: BaseException) -> str:

@@ -1,6 +1,12 @@
 """Find plugins in the metadata of installed distributions, and load one of them.
 
 Finding imports nothing. Results are sorted, so nothing depends on the order of the search path.
+
+The environment says which backends may be used: ``BARRIER_PLUGINS`` has the comma-separated names
+of the only ones, ``BARRIER_PLUGINS_BLOCK`` of those not to use. Observers have lists of their own,
+``BARRIER_OBSERVERS`` and ``BARRIER_OBSERVERS_BLOCK``, as who chooses a backend says nothing about
+who may watch it. A name stands for all that claim it, ``name@distribution`` for one of them. What
+is left out is never imported.
 """
 
 from __future__ import annotations
@@ -8,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +25,9 @@ from barrier_core.errors import BarrierPluginError
 BACKENDS = "barriers"
 OBSERVERS = "barriers.observers"
 
-# Comma-separated names of the only plugins to use, and of plugins not to use.
-ALLOW = "BARRIER_PLUGINS"
-BLOCK = "BARRIER_PLUGINS_BLOCK"
+# For each group, the variables that name the plugins to use, and those not to use.
+_ALLOW = {BACKENDS: "BARRIER_PLUGINS", OBSERVERS: "BARRIER_OBSERVERS"}
+_BLOCK = {group: f"{variable}_BLOCK" for group, variable in _ALLOW.items()}
 
 logger = logging.getLogger("barrier_core")
 
@@ -34,6 +40,7 @@ class FoundPlugin:
     distribution: str
     version: str
     value: str
+    group: str = BACKENDS
 
     def __str__(self) -> str:
         return (
@@ -41,25 +48,71 @@ class FoundPlugin:
             f"{self.version or '(no version)'}"
         )
 
+    @property
+    def full_name(self) -> str:
+        """The name that tells apart those who claim one name: ``name@distribution``."""
+        return f"{self.name}@{self.distribution}"
 
-def find_plugins(group: str, environ: Mapping[str, str] | None = None) -> list[FoundPlugin]:
-    """Return the plugins of a group, sorted by name.
+    def is_of(self, distribution: str) -> bool:
+        """Whether a distribution offers it; ``Barrier_File`` and ``barrier-file`` are the same."""
+        return _normalized(self.distribution) == _normalized(distribution)
 
-    ``BARRIER_PLUGINS`` (comma-separated names: only these) and ``BARRIER_PLUGINS_BLOCK`` (not
-    these) in the environment take effect here, before anything is imported.
+
+@dataclass(frozen=True)
+class Selection:
+    """Which plugins may be used.
+
+    Args:
+        allow: Names of the only ones to use; all if None.
+        block: Names of those not to use.
+        allow_source: What messages call the first list.
+        block_source: What messages call the second.
     """
-    environ = os.environ if environ is None else environ
-    allowed, blocked = (
-        {name.strip() for name in environ.get(variable, "").split(",") if name.strip()}
-        for variable in (ALLOW, BLOCK)
-    )
-    return sorted(
-        {
-            plugin
-            for plugin in _scan(group)
-            if (not allowed or plugin.name in allowed) and plugin.name not in blocked
-        }
-    )
+
+    allow: frozenset[str] | None = None
+    block: frozenset[str] = frozenset()
+    allow_source: str = "allow"
+    block_source: str = "block"
+
+    @classmethod
+    def of_environment(cls, group: str, environ: Mapping[str, str] | None = None) -> Selection:
+        """Read the lists for a group of plugins from the environment."""
+        environ = os.environ if environ is None else environ
+        allow, block = (
+            frozenset(_names(environ.get(variable, "").split(",")))
+            for variable in (_ALLOW[group], _BLOCK[group])
+        )
+        # An empty variable is no list, or "BARRIER_PLUGINS= ./train" would turn off all backends.
+        return cls(allow or None, block, _ALLOW[group], _BLOCK[group])
+
+    @classmethod
+    def of_names(cls, allow: Iterable[str] | None, block: Iterable[str]) -> Selection:
+        """Take the lists from code."""
+        return cls(None if allow is None else frozenset(_names(allow)), frozenset(_names(block)))
+
+    def objection(self, plugin: FoundPlugin) -> str | None:
+        """Return what leaves a plugin out, as in ``BARRIER_PLUGINS=local``; None if nothing."""
+        names = {plugin.name, plugin.full_name}
+        if not names.isdisjoint(self.block):
+            return f"{self.block_source}={','.join(sorted(self.block))}"
+        if self.allow is not None and names.isdisjoint(self.allow):
+            return f"{self.allow_source}={','.join(sorted(self.allow))}"
+        return None
+
+
+def find_plugins(group: str) -> list[FoundPlugin]:
+    """Return all installed plugins of a group, sorted by name, whether they may be used or not.
+
+    Raises:
+        BarrierPluginError: The environment cannot be searched at all; the cause is chained.
+    """
+    try:
+        return sorted(set(_scan(group)))
+    except Exception as error:
+        raise BarrierPluginError(
+            f"the installed distributions cannot be searched for plugins: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _scan(group: str) -> Iterator[FoundPlugin]:
@@ -67,10 +120,9 @@ def _scan(group: str) -> Iterator[FoundPlugin]:
     for distribution in importlib_metadata.distributions():
         name = _field(distribution, "Name")
         # The first one on the path is the one that would be imported.
-        normalized = re.sub(r"[-_.]+", "-", name).lower()
-        if normalized and normalized in seen:
+        if name and _normalized(name) in seen:
             continue
-        seen.add(normalized)
+        seen.add(_normalized(name))
         name = name or f"(a distribution without a name, in {distribution.locate_file('')})"
         # One distribution with a malformed entry point, of whatever group, must cost only itself.
         try:
@@ -78,8 +130,9 @@ def _scan(group: str) -> Iterator[FoundPlugin]:
         except Exception as error:
             logger.warning("skipping %s, whose entry_points.txt is malformed: %s", name, error)
             continue
+        version = _field(distribution, "Version")
         for found in entry_points:
-            yield FoundPlugin(found.name, name, _field(distribution, "Version"), found.value)
+            yield FoundPlugin(found.name, name, version, found.value, group)
 
 
 def _field(distribution: Any, name: str) -> str:  # its class differs between the library's versions
@@ -90,6 +143,14 @@ def _field(distribution: Any, name: str) -> str:  # its class differs between th
         return ""
 
 
+def _normalized(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def _names(names: Iterable[str]) -> Iterator[str]:
+    return (name.strip() for name in names if name.strip())
+
+
 def load_plugin(plugin: FoundPlugin) -> object:
     """Import what a plugin's entry point names.
 
@@ -97,11 +158,11 @@ def load_plugin(plugin: FoundPlugin) -> object:
         BarrierPluginError: The import fails, whatever the reason; the cause is chained.
     """
     try:
-        entry_point = importlib_metadata.EntryPoint(plugin.name, plugin.value, BACKENDS)
+        entry_point = importlib_metadata.EntryPoint(plugin.name, plugin.value, plugin.group)
         loaded: object = entry_point.load()
     except (Exception, SystemExit) as error:  # a module that ends the process is broken, too
         raise BarrierPluginError(
             f"{plugin} cannot be loaded: {type(error).__name__}: {error}. Repair or uninstall "
-            f"{plugin.distribution}, or block it with {BLOCK}={plugin.name}"
+            f"{plugin.distribution}, or block it with {_BLOCK[plugin.group]}={plugin.name}"
         ) from error
     return loaded

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import pluggy
 
+from barrier_core.contract import CONTRACT_VERSION
 from barrier_core.discovery import (
-    ALLOW,
     BACKENDS,
-    BLOCK,
     OBSERVERS,
     FoundPlugin,
+    Selection,
     find_plugins,
     load_plugin,
 )
 from barrier_core.errors import BarrierConfigError, BarrierPluginError, UnknownBarrierTypeError
 from barrier_core.hookspecs import plugin_manager
-from barrier_core.known_backends import KNOWN_BACKENDS
+from barrier_core.known_backends import CORE, KNOWN_BACKENDS, OWN_NAMES
 
 logger = logging.getLogger("barrier_core")
 T = TypeVar("T", bound=type)
@@ -31,14 +32,41 @@ class Registry:
     """Finds, loads and holds backends and observers.
 
     Installed ones are found by their entry points and imported when asked for by name. What is
-    loaded or registered lives in a pluggy ``PluginManager`` under its name.
+    loaded or registered lives in a pluggy ``PluginManager`` under its name. What fails, a scan or
+    an import, is not remembered: the next call tries again.
+
+    Args:
+        manager: Where to hold them.
+        allow: See `restrict`.
+        block: See `restrict`.
     """
 
-    def __init__(self, manager: pluggy.PluginManager) -> None:
+    def __init__(
+        self,
+        manager: pluggy.PluginManager,
+        *,
+        allow: Iterable[str] | None = None,
+        block: Iterable[str] = (),
+    ) -> None:
         self._manager = manager
-        self._found: list[FoundPlugin] | None = None
-        self._observers_loaded = False
+        self._installed: dict[str, list[FoundPlugin]] = {}
+        self._observing: set[FoundPlugin] = set()
+        self._selection = Selection.of_names(allow, block)
         self._lock = threading.RLock()
+
+    def restrict(self, allow: Iterable[str] | None = None, block: Iterable[str] = ()) -> None:
+        """Say which installed backends may be used, in place of what was said before.
+
+        What is left out is never imported; a backend that is loaded already stays. The lists in the
+        environment (see `barrier_core.discovery`) hold as well: to be used, a backend must pass
+        both.
+
+        Args:
+            allow: Names, or ``name@distribution``, of the only ones to use; all if None.
+            block: Names of those not to use.
+        """
+        with self._lock:
+            self._selection = Selection.of_names(allow, block)
 
     def register(self, backend: T, name: str | None = None) -> T:
         """Register a backend class, under its ``barrier_type`` if no name is given.
@@ -70,6 +98,11 @@ class Registry:
                     f"{backend!r} cannot be registered as {name!r}: it is registered as "
                     f"{self._manager.get_name(backend)!r}, and a class has one name"
                 )
+            if name in OWN_NAMES and backend.__module__.partition(".")[0] != "barrier_core":
+                raise BarrierConfigError(
+                    f"the barrier type {name!r} is one of {CORE}'s own, which nobody can take "
+                    f"over; register {backend!r} with another name"
+                )
             owner = known or next((found for found in self.found() if found.name == name), None)
             if owner is not None:
                 raise BarrierConfigError(
@@ -85,17 +118,43 @@ class Registry:
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
 
+    def installed(self) -> list[FoundPlugin]:
+        """Return the installed backends, whether they may be used or not, sorted by name.
+
+        The environment is scanned once; see `refresh`.
+
+        Raises:
+            BarrierPluginError: The environment cannot be searched.
+        """
+        return self._scan(BACKENDS)
+
     def found(self) -> list[FoundPlugin]:
-        """Return the installed backends. The environment is scanned once; see `refresh`."""
+        """Return the installed backends that may be used, sorted by name.
+
+        Raises:
+            BarrierPluginError: The environment cannot be searched.
+        """
         with self._lock:
-            if self._found is None:
-                self._found = find_plugins(BACKENDS)
-            return self._found
+            return [found for found in self.installed() if self._objection(found) is None]
 
     def refresh(self) -> None:
-        """Scan the environment again when next asked."""
+        """Scan the environment again when next asked, and see modules that are new."""
         with self._lock:
-            self._found = None
+            self._installed.clear()
+            importlib.invalidate_caches()
+
+    def _scan(self, group: str) -> list[FoundPlugin]:
+        with self._lock:
+            if group not in self._installed:
+                self._installed[group] = find_plugins(group)
+            return self._installed[group]
+
+    def _objection(self, found: FoundPlugin) -> str | None:
+        """Return which list leaves a plugin out; None if none does."""
+        of_environment = Selection.of_environment(found.group).objection(found)
+        if of_environment or found.group != BACKENDS:
+            return of_environment
+        return self._selection.objection(found)
 
     def names(self) -> list[str]:
         """Return every name that can be asked for, sorted. Imports nothing."""
@@ -108,6 +167,19 @@ class Registry:
             }
             return sorted(registered | {found.name for found in self.found()})
 
+    def full_names(self) -> list[str]:
+        """Return what to ask for to get at every backend, sorted. Imports nothing.
+
+        It is ``name@distribution`` where the name alone stands for another backend, or for none.
+        """
+        with self._lock:
+            found = self.found()
+            names = set(self.names()) - {each.name for each in found}
+            for each in found:
+                alone = self._candidates(each.name) == [each]
+                names.add(each.name if alone else each.full_name)
+            return sorted(names)
+
     def get(self, name: str) -> type:
         """Return the backend class of a name, or of ``name@distribution`` where two claim it.
 
@@ -119,7 +191,11 @@ class Registry:
             loaded = self._manager.get_plugin(name)
             if isinstance(loaded, type):
                 return loaded
-            backend = self._load(self._choose(name))
+            found = self._choose(name)
+            fault = _fault_of_name(found)
+            if fault:
+                raise BarrierPluginError(f"{found} cannot be used: {fault}")
+            backend = _classify(found, load_plugin(found))
             # Also asked for as name@distribution: pluggy holds a class under one name only.
             if not self._manager.is_registered(backend):
                 self._manager.register(backend, name)
@@ -141,42 +217,59 @@ class Registry:
             return None if by_hand else self._choose(name)
 
     def load_observers(self) -> None:
-        """Load the installed observers, once. A broken one is logged, never raised."""
+        """Load the installed observers, each once. A broken one is logged, never raised."""
         with self._lock:
-            if self._observers_loaded:
+            try:
+                installed = self._scan(OBSERVERS)
+            except BarrierPluginError:
+                logger.exception("no installed observer is used")
                 return
-            self._observers_loaded = True
-            for found in find_plugins(OBSERVERS):
+            for found in installed:
+                if found in self._observing or self._objection(found):
+                    continue
                 try:
                     observer = load_plugin(found)
                     if isinstance(observer, type):
                         observer = observer()
                     self._manager.register(observer, f"observer {found.name}")
+                    self._observing.add(found)
                 except Exception:
                     logger.exception("the observer of %s is left out", found)
 
-    def _choose(self, name: str) -> FoundPlugin:
-        wanted, _, distribution = name.partition("@")
-        candidates = [
+    def _candidates(self, name: str) -> list[FoundPlugin]:
+        """Return what a name, or ``name@distribution``, may stand for."""
+        wanted, at, distribution = name.partition("@")
+        claims = [
             found
             for found in self.found()
-            if found.name == wanted and distribution in ("", found.distribution)
+            if found.name == name or (at and found.name == wanted and found.is_of(distribution))
         ]
+        # One that must not have this name is told so where nobody else has it.
+        return [found for found in claims if not _fault_of_name(found)] or claims
+
+    def _choose(self, name: str) -> FoundPlugin:
+        candidates = self._candidates(name)
+        if not candidates:
+            raise UnknownBarrierTypeError(self._unknown(name))
         if len(candidates) == 1:
             return candidates[0]
-        if candidates:
-            raise BarrierPluginError(
-                f"the barrier type {name!r} is claimed twice: by "
-                + " and by ".join(map(str, candidates))
-                + f'. Choose one with barrier_type = "{name}@{candidates[0].distribution}"'
-            )
-        raise UnknownBarrierTypeError(self._unknown(name))
+        text = f"the barrier type {name!r} is claimed twice: by "
+        text += " and by ".join(map(str, candidates))
+        if len({found.distribution for found in candidates}) > 1:
+            text += f'. Choose one with barrier_type = "{candidates[0].full_name}"'
+        else:
+            text += f". Repair or uninstall {candidates[0].distribution}"
+        raise BarrierPluginError(text)
 
     def _unknown(self, name: str) -> str:
         names = self.names()
         text = f"Unknown barrier type: {name!r}. Available types: {names}"
-        if any(found.name == name for found in find_plugins(BACKENDS, environ={})):
-            return f"{text}. {name!r} is installed, but {ALLOW} or {BLOCK} leaves it out"
+        wanted = name.partition("@")[0]
+        for found in self.installed():
+            if name in (found.name, found.full_name) or found.name == wanted != name:
+                objection = self._objection(found)
+                if objection:
+                    return f"{text}. {found.name!r} is installed, but {objection} leaves it out"
         if name in KNOWN_BACKENDS:
             return f"{text}. To get {name!r}: pip install {KNOWN_BACKENDS[name]}"
         near = difflib.get_close_matches(name, [*names, *KNOWN_BACKENDS], n=1)
@@ -186,29 +279,79 @@ class Registry:
                 text += f" It is not installed: pip install {KNOWN_BACKENDS[near[0]]}"
         return text
 
-    def _load(self, found: FoundPlugin) -> type:
-        backend = load_plugin(found)
-        fault = _fault(backend)
-        if fault:
-            raise BarrierPluginError(f"{found} cannot be used: {backend!r} {fault}")
-        assert isinstance(backend, type)  # anything else is a fault
-        declared = getattr(backend, "barrier_type", None)
-        if declared != found.name:
-            raise BarrierPluginError(
-                f"{found} names a class whose barrier_type is {declared!r}; the two must be equal"
-            )
-        return backend
+
+def _fault_of_name(found: FoundPlugin) -> str | None:
+    """Return why a distribution may not offer a backend under this name; None if it may."""
+    if "@" in found.name:
+        return "'@' stands before the name of a distribution, and in no name of a barrier type"
+    if found.name in OWN_NAMES and not found.is_of(CORE):
+        return (
+            f"the barrier type {found.name!r} is one of {CORE}'s own, which nobody can take over. "
+            f"Uninstall {found.distribution}, or ask for one with another name"
+        )
+    return None
 
 
-def _fault(backend: object) -> str | None:
+def _classify(found: FoundPlugin, loaded: object) -> type:
+    """Return what was loaded if it is a backend.
+
+    Raises:
+        BarrierPluginError: It is none.
+    """
+    try:
+        fault = _fault(loaded, found.distribution)
+        declared = getattr(loaded, "barrier_type", None)
+    except Exception as error:  # whoever writes a metaclass can make any question fail
+        raise BarrierPluginError(
+            f"{found} cannot be used: {type(error).__name__}: {error}"
+        ) from error
+    if fault:
+        raise BarrierPluginError(f"{found} cannot be used: {loaded!r} {fault}")
+    assert isinstance(loaded, type)  # anything else is a fault
+    if declared != found.name:
+        raise BarrierPluginError(
+            f"{found} names a class whose barrier_type is {declared!r}; the two must be equal"
+        )
+    return loaded
+
+
+def _fault(backend: object, distribution: str = "") -> str | None:
     """Return why ``backend`` cannot be a backend: it must be a class that can be created.
 
     A class written for torch's own contract passes: it need not derive from our `Barrier`.
     """
-    if not isinstance(backend, type) or not callable(getattr(backend, "execute_barrier", None)):
+    if not isinstance(backend, type):
+        return "is not a barrier class: it has no execute_barrier()"
+    # First, as another version may ask for other methods.
+    fault = _fault_of_version(getattr(backend, "contract_version", None), distribution)
+    if fault:
+        return fault
+    if not callable(getattr(backend, "execute_barrier", None)):
         return "is not a barrier class: it has no execute_barrier()"
     unwritten = getattr(backend, "__abstractmethods__", ())
     return f"is abstract: it must write {', '.join(sorted(unwritten))}" if unwritten else None
+
+
+def _fault_of_version(built_for: object, distribution: str) -> str | None:
+    """Return why a class for that version of the contract cannot be used; None if it can.
+
+    A class that names no version is taken as it is: torch's contract has none.
+    """
+    if built_for is None:
+        return None
+    if not isinstance(built_for, int) or isinstance(built_for, bool):
+        return f"has contract_version = {built_for!r}, which must be a whole number"
+    if built_for == CONTRACT_VERSION:
+        return None
+    text = (
+        f"is built for version {built_for} of the barrier contract, and the installed {CORE} has "
+        f"version {CONTRACT_VERSION}"
+    )
+    older, newer = CORE, distribution or "backend"
+    if built_for > CONTRACT_VERSION:
+        older, newer = newer, older
+    # `newer` is the one that must become newer.
+    return f"{text}: upgrade {newer}, or install an older {older}"
 
 
 class RegistryView(Mapping[str, type]):

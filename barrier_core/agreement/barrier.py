@@ -144,6 +144,7 @@ class StoreBarrier(Barrier):
         """Keys of rounds that have passed and are to be removed; kept by rank 0."""
         if generation is None:
             generation = generation_from_environment()
+        check_name("generation", generation)
         self._seat = Seat.take(self, (store_name, barrier_prefix, generation, global_rank))
         self._keys = Keys(barrier_prefix, f"{generation}.{self._seat.number}")
         with ExitStack() as undo:

@@ -23,6 +23,7 @@ tests run the same code through every interleaving on a model.
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -121,6 +122,12 @@ def give_up(keys: RoundKeys, why: Break, world_size: int, arrived: bool) -> Step
     return log
 
 
+@lru_cache(maxsize=256)
+def _quoted(tag: str) -> str:
+    """Quote a tag; remembered, since it costs as much as all else that a round does in Python."""
+    return quote(tag, safe="")
+
+
 class Keys:
     """Where one generation of one barrier keeps its state.
 
@@ -143,7 +150,7 @@ class Keys:
     def round(self, number: int, tag: str) -> RoundKeys:
         """Return the keys of a round, for a rank with this tag."""
         log = f"{self.base}/{number}"
-        return RoundKeys(log, f"{log}/{quote(tag, safe='')}")
+        return RoundKeys(log, f"{log}/{_quoted(tag)}")
 
     def member(self, rank: int) -> str:
         """Return the key of a rank's roster entry."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
 from barrier_core.contract import Capability
-from barrier_core.discovery import BACKENDS, find_plugins
 from barrier_core.errors import BarrierPluginError
 from barrier_core.known_backends import KNOWN_BACKENDS
 from barrier_core.registry import Registry
@@ -54,12 +52,13 @@ class Backend:
 
 def all_backends(registry: Registry) -> list[Backend]:
     """Load every backend, sorted by name. A broken one costs only itself."""
-    claims = Counter(plugin.name for plugin in registry.found())
-    names = {name for name in registry.names() if claims[name] < 2}
-    for plugin in registry.found():
-        if claims[plugin.name] > 1:
-            names.add(f"{plugin.name}@{plugin.distribution}")
-    return [one_backend(registry, name) for name in sorted(names)]
+    backends = []
+    for name in registry.full_names():
+        try:
+            backends.append(one_backend(registry, name))
+        except BarrierPluginError as error:  # one distribution claims the name twice
+            backends.append(Backend(name, name.partition("@")[2], "", None, str(error)))
+    return backends
 
 
 def one_backend(registry: Registry, name: str) -> Backend:
@@ -85,5 +84,5 @@ def one_backend(registry: Registry, name: str) -> Backend:
 def known_but_not_installed(registry: Registry) -> dict[str, str]:
     """Return the distributions to install, by the type that each would bring."""
     # Without regard to the allow and block lists: what they leave out is installed.
-    present = {*registry.names(), *(plugin.name for plugin in find_plugins(BACKENDS, environ={}))}
+    present = {*registry.names(), *(plugin.name for plugin in registry.installed())}
     return {name: distro for name, distro in KNOWN_BACKENDS.items() if name not in present}

@@ -117,7 +117,10 @@ def test_every_public_name_exists() -> None:
 
 
 def test_the_public_names_are_sorted_and_given_once() -> None:
-    assert barrier_core.__all__ == sorted(set(barrier_core.__all__))
+    # Constants first, as the linter has it.
+    in_order = sorted(set(barrier_core.__all__), key=lambda name: (not name.isupper(), name))
+
+    assert barrier_core.__all__ == in_order
 
 
 def test_a_star_import_brings_the_public_names() -> None:

@@ -19,7 +19,6 @@ from tests.core.model import mutants
 from tests.core.model.explorer import (
     Counterexample,
     Explorer,
-    Faults,
     Move,
     after,
     broken_guarantee,
@@ -27,7 +26,7 @@ from tests.core.model.explorer import (
     leftovers,
     wrong_end,
 )
-from tests.core.model.rank_model import Protocol, Scenario, steps
+from tests.core.model.rank_model import Faults, Protocol, Scenario, steps
 
 ALL_FAULTS = Faults()
 ONE_OF_EACH = Faults(timeout=1, abort=1, death=1)
@@ -108,7 +107,7 @@ def test_a_counterexample_is_told_step_by_step() -> None:
         "has passed",
         "1. rank 0 appends b'A0\\n' to barrier/ckpt/0/1",
         "2. rank 0 rings barrier/ckpt/0/1/",
-        "3. rank 0 hits its timeout and gives round 1 up; the bell had not rung  [fault: timeout]",
+        "3. rank 0 times out and gives round 1 up; the bell had not rung  [fault: timeout]",
         '4. rank 0 appends b\'B{"kind":"timeout","rank":0,"reason":""}\\n\' to barrier/ckpt/0/1',
         '5. rank 0 reads barrier/ckpt/0/1 -> b\'A0\\nB{"kind":"timeout","rank":0,"reason":""}\\n\'',
         "6. rank 0 creates barrier/ckpt/0/verdict: RAISES in round 1: timeout by rank 0 in round "
@@ -170,17 +169,14 @@ class Job(RuleBasedStateMachine):
     def take(self, rank: int, choice: int, fault: bool = False) -> bool:
         """Take one of the rank's next steps, if there is one."""
         rank %= len(self.all_ranks)
-        options = [
-            step
-            for step in steps(self.scenario, rank, self.state.ranks[rank], self.state.store)
-            if bool(step.fault) == fault
-            and (step.fault is None or self.faults.after(step.fault) is not None)
-        ]
+        now = self.state.ranks[rank]
+        possible = steps(self.scenario, rank, now, self.state.store, self.faults)
+        options = [step for step in possible if bool(step.fault) == fault]
         if not options:
             return False
         move = Move(rank, options[choice % len(options)])
         if move.step.fault:
-            self.faults = self.faults.after(move.step.fault) or self.faults
+            self.faults = self.faults.after(move.step.fault)
         self.trace.append(move)
         self.state = after(self.state, move)
         self.check(broken_guarantee(self.scenario, self.state.ranks))

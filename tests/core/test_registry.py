@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
 
+import importlib_metadata
 import pytest
 
 import barrier_core
 from barrier_core import (
+    CONTRACT_VERSION,
     Barrier,
     BarrierConfigError,
     BarrierError,
     BarrierPluginError,
     UnknownBarrierTypeError,
 )
-from barrier_core.discovery import FoundPlugin, find_plugins
+from barrier_core.agreement.local import LocalBarrier
+from barrier_core.cli.backends import all_backends
+from barrier_core.discovery import FoundPlugin
 from barrier_core.hookspecs import new_manager
-from barrier_core.known_backends import KNOWN_BACKENDS
+from barrier_core.known_backends import CORE, KNOWN_BACKENDS, OWN_NAMES
 from barrier_core.registry import Registry, RegistryView
 from barrier_core.registry import registry as the_registry
 from tests.core.conftest import WORKING_BACKEND, Site
@@ -205,6 +213,20 @@ BROKEN = {
         "import sys; sys.exit('no licence')",
         ["cannot be loaded", "SystemExit: no licence"],
     ),
+    "its class cannot be made": (
+        "unmade:Backend",
+        "class Parent:\n"
+        "    def __init_subclass__(cls): raise TypeError('not on this machine')\n"
+        "class Backend(Parent): pass",
+        ["cannot be loaded", "TypeError: not on this machine"],
+    ),
+    "its class cannot be asked": (
+        "mute:Backend",
+        "class Mute(type):\n"
+        "    def __getattr__(cls, name): raise OSError('no licence server')\n"
+        "class Backend(metaclass=Mute): pass",
+        ["cannot be used", "OSError: no licence server"],
+    ),
     "its entry point names nothing": (
         "empty:Backend",
         "",
@@ -235,6 +257,27 @@ BROKEN = {
         "class Backend:\n def execute_barrier(self): pass",
         ["barrier_type is None; the two must be equal"],
     ),
+    "it is built for a newer contract": (
+        "newer:Backend",
+        "class Backend:\n contract_version = 7",
+        [
+            f"version 7 of the barrier contract, and the installed {CORE} has version",
+            f"has version {CONTRACT_VERSION}: upgrade {CORE}, or install an older barrier-broken",
+        ],
+    ),
+    "it is built for an older contract": (
+        "older:Backend",
+        WORKING_BACKEND.format(name="Backend", type="broken") + "    contract_version = 0\n",
+        [
+            f"version 0 of the barrier contract, and the installed {CORE} has version",
+            f"has version {CONTRACT_VERSION}: upgrade barrier-broken, or install an older {CORE}",
+        ],
+    ),
+    "it is built for a contract without a number": (
+        "odd:Backend",
+        WORKING_BACKEND.format(name="Backend", type="broken") + "    contract_version = '1.0'\n",
+        ["has contract_version = '1.0', which must be a whole number"],
+    ),
 }
 
 
@@ -256,6 +299,107 @@ def test_a_broken_distribution_costs_only_itself_and_is_named(
     assert [fragment for fragment in fragments if fragment not in message] == []
     assert isinstance(raised.value, ImportError)
     assert issubclass(registry.get("alpha"), Barrier)
+    working, broken = all_backends(registry)
+    assert (working.name, working.state) == ("alpha", "ok")
+    assert (broken.name, broken.version, broken.reason) == ("broken", "2.3", message)
+
+
+def test_all_kinds_of_broken_distributions_at_once_do_not_hide_the_working_one(
+    site: Site, registry: Registry
+) -> None:
+    for number, (value, source, _) in enumerate(BROKEN.values()):
+        module = value.partition(":")[0]
+        modules = {} if module == "absent" else {module: source}
+        site.install(f"barrier-broken-{number}", {f"broken_{number}": value}, modules=modules)
+    site.install("unrelated", "[console_scripts]\nthis is no entry point\n")
+    site.install("with-an-at", {"name@elsewhere": "fine:Backend"})
+    site.install("timeless", {"timeless": "nowhere:Backend"}, version=None)
+    site.install_backend("claimed", "first")
+    site.install_backend("claimed", "second")
+    site.install("twice-by-itself", "[barriers]\nown = one:Backend\nown = two:Backend\n")
+    site.install_backend("healthy")
+
+    listed = all_backends(registry)
+
+    assert [backend.name for backend in listed if backend.state == "ok"] == [
+        "claimed@first",
+        "claimed@second",
+        "healthy",
+    ]
+    broken = {backend.name for backend in listed if backend.reason}
+    assert {"name@elsewhere", "timeless", "own@twice-by-itself"} < broken
+    assert len(broken) == len(BROKEN) + 3
+
+
+def test_a_name_with_an_at_is_refused_with_the_reason(site: Site, registry: Registry) -> None:
+    site.install("with-an-at", {"name@elsewhere": "fine:Backend"})
+
+    with pytest.raises(BarrierPluginError, match=r"of with-an-at 1\.0 cannot be used: '@' stands"):
+        registry.get("name@elsewhere")
+
+
+def test_a_distribution_that_claims_a_name_twice_is_named(site: Site, registry: Registry) -> None:
+    site.install("untidy", "[barriers]\nown = one:Backend\nown = two:Backend\n")
+
+    with pytest.raises(BarrierPluginError, match=r"claimed twice.*Repair or uninstall untidy$"):
+        registry.get("own")
+
+
+# --- nothing that failed is remembered -----------------------------------------------------------
+
+
+def test_a_load_that_failed_is_tried_again(site: Site, registry: Registry) -> None:
+    site.install("barrier-alpha", {"alpha": "mended:Backend"}, modules={"mended": "1 / 0"})
+    with pytest.raises(BarrierPluginError, match="ZeroDivisionError"):
+        registry.get("alpha")
+    repaired = WORKING_BACKEND.format(name="Backend", type="alpha")
+    (site.path / "mended.py").write_text(repaired)
+
+    assert registry.get("alpha").__module__ == "mended"
+
+
+def test_a_module_that_was_missing_is_found_after_a_refresh(site: Site, registry: Registry) -> None:
+    site.install("barrier-alpha", {"alpha": "late:Backend"})
+    with pytest.raises(BarrierPluginError, match="No module named 'late'"):
+        registry.get("alpha")
+    (site.path / "late.py").write_text(WORKING_BACKEND.format(name="Backend", type="alpha"))
+
+    registry.refresh()
+
+    assert registry.get("alpha").__module__ == "late"
+
+
+class FailingFinder:
+    """Somebody else's way of finding distributions, which cannot be used at first."""
+
+    mended = False
+
+    def find_spec(self, *_: object) -> None:
+        """No module is found here."""
+
+    def find_distributions(self, *_: object) -> Iterable[importlib_metadata.Distribution]:
+        if not self.mended:
+            raise OSError("the package server does not answer")
+        return []
+
+
+@pytest.fixture
+def finder(monkeypatch: pytest.MonkeyPatch) -> FailingFinder:
+    finder = FailingFinder()
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, finder])
+    return finder
+
+
+def test_a_scan_that_failed_is_done_again(
+    site: Site, registry: Registry, finder: FailingFinder
+) -> None:
+    site.install_backend("alpha")
+    with pytest.raises(BarrierPluginError, match="OSError: the package server does not answer"):
+        registry.names()
+
+    finder.mended = True
+
+    assert registry.names() == ["alpha"]
 
 
 def test_a_module_that_cannot_be_imported_says_what_to_do_and_keeps_the_cause(
@@ -269,6 +413,95 @@ def test_a_module_that_cannot_be_imported_says_what_to_do_and_keeps_the_cause(
     assert "Repair or uninstall barrier-broken" in str(raised.value)
     assert "BARRIER_PLUGINS_BLOCK=broken" in str(raised.value)
     assert isinstance(raised.value.__cause__, ModuleNotFoundError)
+
+
+# --- the version of the contract -----------------------------------------------------------------
+
+
+class OfThisContract(OneRank):
+    barrier_type = "of_this_contract"
+    contract_version: ClassVar[int] = 1
+
+
+class OfAnotherContract(OneRank):
+    barrier_type = "of_another_contract"
+    contract_version: ClassVar[int] = 2
+
+
+@pytest.mark.usefixtures("site")
+def test_a_class_for_this_version_of_the_contract_is_used(registry: Registry) -> None:
+    assert OfThisContract.contract_version == CONTRACT_VERSION
+
+    registry.register(OfThisContract)
+
+    assert registry.get("of_this_contract") is OfThisContract
+
+
+@pytest.mark.usefixtures("site")
+def test_a_class_for_another_version_is_not_registered_by_hand(registry: Registry) -> None:
+    with pytest.raises(BarrierConfigError) as raised:
+        registry.register(OfAnotherContract)
+
+    assert "is built for version 2 of the barrier contract" in str(raised.value)
+    assert f"has version 1: upgrade {CORE}, or install an older backend" in str(raised.value)
+
+
+def test_a_class_does_not_inherit_a_version_from_the_contract() -> None:
+    assert not hasattr(Barrier, "contract_version")
+
+
+# --- the core's own names ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def usurper(site: Site) -> Site:
+    """A site in which the core is installed, and another distribution that claims its name."""
+    site.install("barrier_core", {"local": "barrier_core.agreement.local:LocalBarrier"})
+    site.install_backend("local", "usurper")
+    return site
+
+
+def test_a_name_of_the_cores_own_cannot_be_taken_over(usurper: Site, registry: Registry) -> None:
+    assert registry.get("local") is LocalBarrier
+    assert registry.names() == ["local"]
+
+    with pytest.raises(BarrierPluginError) as raised:
+        registry.get("local@usurper")
+
+    assert "of usurper 1.0 cannot be used: the barrier type 'local' is one of" in str(raised.value)
+    assert "Uninstall usurper" in str(raised.value)
+    assert not usurper.imported("local")
+
+
+@pytest.mark.usefixtures("usurper")
+def test_who_tries_to_take_over_is_listed_as_broken(registry: Registry) -> None:
+    states = {backend.name: backend.state for backend in all_backends(registry)}
+
+    assert states == {"local": "ok", "local@usurper": "broken"}
+
+
+def test_to_block_the_core_does_not_let_another_take_over(
+    usurper: Site, monkeypatch: pytest.MonkeyPatch, registry: Registry
+) -> None:
+    monkeypatch.setenv("BARRIER_PLUGINS_BLOCK", "local@barrier_core")
+
+    with pytest.raises(BarrierPluginError, match="cannot be used: the barrier type 'local'"):
+        registry.get("local")
+    assert not usurper.imported("local")
+
+
+@pytest.mark.usefixtures("site")
+def test_a_name_of_the_cores_own_cannot_be_registered_by_hand(registry: Registry) -> None:
+    with pytest.raises(BarrierConfigError, match="'local' is one of barrier-core's own"):
+        registry.register(OneRank, "local")
+
+    assert registry.register(LocalBarrier) is LocalBarrier
+
+
+def test_the_cores_own_names_are_those_that_it_brings() -> None:
+    entry_points = importlib_metadata.distribution(CORE).entry_points
+
+    assert {found.name for found in entry_points if found.group == "barriers"} == OWN_NAMES
 
 
 # --- two distributions, one name -----------------------------------------------------------------
@@ -299,7 +532,7 @@ def test_a_name_claimed_twice_is_an_error_that_names_both(registry: Registry) ->
 @pytest.mark.usefixtures("rivals")
 def test_of_two_that_claim_a_name_the_user_picks_one(registry: Registry) -> None:
     assert registry.get("alpha@second").__module__ == "second_module"
-    assert registry.get("alpha@first").__module__ == "first_module"
+    assert registry.get("alpha@First").__module__ == "first_module"  # as pip reads it
     assert registry.names() == ["alpha"]
 
 
@@ -357,16 +590,76 @@ def test_what_the_lists_leave_out_is_never_imported(
     with pytest.raises(UnknownBarrierTypeError) as raised:
         registry.get("zeta")
 
-    assert "'zeta' is installed, but BARRIER_PLUGINS or BARRIER_PLUGINS_BLOCK" in str(raised.value)
+    names = ",".join(name.strip() for name in value.split(","))
+    objection = f"'zeta' is installed, but {variable}={names} leaves it out"
+    assert str(raised.value).endswith(objection)
     assert not site.imported("zeta")
 
 
-def test_what_is_both_allowed_and_blocked_is_blocked(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("lists", "objection"),
+    [
+        ({"allow": ["alpha"]}, "allow=alpha"),
+        ({"allow": []}, "allow="),
+        ({"block": ["zeta"]}, "block=zeta"),
+        ({"block": ["zeta@barrier-zeta"]}, "block=zeta@barrier-zeta"),
+        ({"allow": ["alpha", "zeta"], "block": ["zeta"]}, "block=zeta"),
+    ],
+)
+def test_what_code_leaves_out_is_never_imported(
+    site: Site, lists: dict[str, Any], objection: str
+) -> None:
     site.install_backend("alpha")
+    site.install_backend("zeta")
+    registry = Registry(new_manager(), **lists)
 
-    lists = {"BARRIER_PLUGINS": "alpha", "BARRIER_PLUGINS_BLOCK": "alpha"}
+    assert registry.names() == ([] if lists.get("allow") == [] else ["alpha"])
+    for asked in ("zeta", "zeta@barrier-zeta"):
+        with pytest.raises(UnknownBarrierTypeError) as raised:
+            registry.get(asked)
+        assert str(raised.value).endswith(f"'zeta' is installed, but {objection} leaves it out")
+    all_backends(registry)
+    assert not site.imported("zeta")
 
-    assert find_plugins("barriers", lists) == []
+
+def test_code_may_change_its_mind(site: Site, registry: Registry) -> None:
+    site.install_backend("alpha")
+    site.install_backend("zeta")
+
+    registry.restrict(block=["alpha"])
+    assert registry.names() == ["zeta"]
+
+    registry.restrict()
+    assert registry.names() == ["alpha", "zeta"]
+
+
+def test_a_backend_must_pass_the_lists_of_code_and_environment(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("alpha", "beta", "gamma"):
+        site.install_backend(name)
+    monkeypatch.setenv("BARRIER_PLUGINS", "alpha,beta")
+
+    assert Registry(new_manager(), allow=["beta", "gamma"]).names() == ["beta"]
+
+
+def test_what_is_both_allowed_and_blocked_is_blocked(
+    site: Site, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install_backend("alpha")
+    monkeypatch.setenv("BARRIER_PLUGINS", "alpha")
+    monkeypatch.setenv("BARRIER_PLUGINS_BLOCK", "alpha")
+
+    assert registry.names() == []
+
+
+@pytest.mark.usefixtures("rivals")
+def test_of_two_that_claim_a_name_one_can_be_blocked(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BARRIER_PLUGINS_BLOCK", "alpha@first")
+
+    assert registry.get("alpha").__module__ == "second_module"
 
 
 # --- unknown names -------------------------------------------------------------------------------
@@ -553,6 +846,78 @@ def test_installed_observers_are_made_once(site: Site) -> None:
     (listening,) = manager.hook.barrier_created.get_hookimpls()
     assert listening.plugin_name == "observer watch"
     assert registry.names() == []
+
+
+def watching(site: Site) -> Registry:
+    """A registry where one observer is installed."""
+    site.install(
+        "watching",
+        "[barriers.observers]\nwatch = observers:Observer\n",
+        modules={"observers": OBSERVERS},
+    )
+    return Registry(new_manager(), allow=["alpha"], block=["watch"])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("BARRIER_OBSERVERS", "other"), ("BARRIER_OBSERVERS_BLOCK", "watch")]
+)
+def test_observers_that_the_environment_leaves_out_are_not_imported(
+    site: Site, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    registry = watching(site)
+    monkeypatch.setenv(variable, value)
+
+    registry.load_observers()
+
+    assert "observers" not in sys.modules
+
+
+def test_the_lists_for_backends_are_not_for_observers(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = watching(site)
+    monkeypatch.setenv("BARRIER_PLUGINS", "alpha")
+    monkeypatch.setenv("BARRIER_PLUGINS_BLOCK", "watch")
+
+    registry.load_observers()
+
+    assert "observers" in sys.modules
+
+
+def test_an_observer_that_failed_is_tried_again(site: Site, tmp_path: Path) -> None:
+    traces = tmp_path / "traces"
+    source = f"open({str(traces / 'trace')!r}, 'w').close()\n{OBSERVERS}"
+    site.install(
+        "watching",
+        "[barriers.observers]\nwatch = observers:Observer\n",
+        modules={"observers": source},
+    )
+    manager = new_manager()
+    registry = Registry(manager)
+    registry.load_observers()
+    assert manager.hook.barrier_created.get_hookimpls() == []
+    traces.mkdir()
+
+    registry.load_observers()
+
+    assert len(manager.hook.barrier_created.get_hookimpls()) == 1
+
+
+def test_a_scan_for_observers_that_failed_is_logged_and_done_again(
+    site: Site, finder: FailingFinder, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = watching(site)
+
+    registry.load_observers()
+
+    (record,) = caplog.records
+    assert record.message == "no installed observer is used"
+    assert "observers" not in sys.modules
+
+    finder.mended = True
+    registry.load_observers()
+
+    assert "observers" in sys.modules
 
 
 @pytest.mark.parametrize("value", ["observers:Failing", "observers:Absent", "absent:Observer"])

@@ -62,6 +62,7 @@ class DistBarrier(Barrier):
     """
 
     barrier_type: ClassVar[str] = "dist_barrier"
+    contract_version: ClassVar[int] = 1
     capabilities: ClassVar[Capability] = Capability.TIMEOUT | Capability.BOUNDED_STATE
 
     def __init__(

@@ -65,6 +65,7 @@ class TCPStoreBarrier(StoreBarrier):
     """
 
     barrier_type: ClassVar[str] = "tcp_store"
+    contract_version: ClassVar[int] = 1
 
     def __init__(
         self,

@@ -48,6 +48,7 @@ _RUNG, _CANCELLED = b"\x00", b"\x01"
 _MISSING = b"\x00no such key\x00"
 
 _LENGTH = struct.Struct("=Q")
+_pack = _LENGTH.pack
 
 
 def _text(data: bytes) -> bytes:
@@ -76,7 +77,7 @@ class TCPStoreLine(StoreLine):
     ) -> None:
         super().__init__()
         self.answer_secs = patience_secs
-        self._namespace = namespace
+        self._root = f"/{namespace}".encode()
         self._counted_in = False
         """Whether a BARRIER has been sent whose answer has not been read."""
         self._socket = _connect(host, port, patience_secs)
@@ -124,26 +125,32 @@ class TCPStoreLine(StoreLine):
         requests = [_DELETE_KEY + self._key(key) for key in keys]
         with self._asking():
             self._send(b"".join(requests))
+            if len(requests) > 1:
+                self._await(_LENGTH.size * len(requests))
             self._receive(_LENGTH.size * len(requests))
 
     def arrive(self, log: str, record: bytes, bell: str, world_size: int) -> None:
         """See `StoreLine`; both requests in one packet."""
         if not self.can_ring:
             return super().arrive(log, record, bell, world_size)
-        # Before the request is out: if a signal handler raises in between, `withdraw` must ask.
-        self._counted_in = True
-        return self._send(
-            b"".join(
-                (
-                    _APPEND,
-                    self._key(log),
-                    _text(record),
-                    _BARRIER,
-                    self._key(bell),
-                    _LENGTH.pack(world_size),
-                )
+        # Every round comes by here: `_key` and `_text`, written out.
+        log_key, bell_key = self._root + log.encode(), self._root + bell.encode()
+        request = b"".join(
+            (
+                _APPEND,
+                _pack(len(log_key)),
+                log_key,
+                _pack(len(record)),
+                record,
+                _BARRIER,
+                _pack(len(bell_key)),
+                bell_key,
+                _pack(world_size),
             )
         )
+        # Before the request is out: if a signal handler raises in between, `withdraw` must ask.
+        self._counted_in = True
+        return self._send(request)
 
     def wait(self, timeout_secs: float) -> bool:
         """See `StoreLine`; costs nothing while it lasts."""
@@ -239,7 +246,7 @@ class TCPStoreLine(StoreLine):
             raise
 
     def _key(self, key: str) -> bytes:
-        return _text(f"/{self._namespace}{key}".encode())
+        return _text(self._root + key.encode())
 
     def _send(self, request: bytes) -> None:
         """Hand a request to the kernel; waits only where its buffer is full."""
@@ -266,6 +273,16 @@ class TCPStoreLine(StoreLine):
                     continue
                 except OSError as error:
                     raise self._lost(str(error), _HungUpError) from None
+
+    def _await(self, size: int) -> None:
+        """Sleep until so many bytes are there; to be woken for each answer would cost more."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+        try:
+            if not self._answers.poll(self.answer_secs * 1000):
+                raise self._lost(f"no answer for {self.answer_secs:g} s")
+        finally:
+            if self._socket.fileno() >= 0:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def _receive(self, size: int) -> bytes:
         deadline = time.monotonic() + self.answer_secs

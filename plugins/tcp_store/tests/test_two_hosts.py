@@ -17,9 +17,7 @@ from typing import Any
 
 import pytest
 
-# The module is loaded by its path: pytest's importlib mode puts no test folder on the import path.
-sys.path.insert(0, str(Path(__file__).parent))
-from cable import ADDRESSES, Cable
+from plugins.tcp_store.tests.cable import ADDRESSES, Cable
 
 _ports = itertools.count(29811)
 _HEARTBEAT_SECS = 0.5

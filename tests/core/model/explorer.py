@@ -11,7 +11,7 @@ from barrier_core.agreement.retire import retire
 from barrier_core.agreement.roster import PROTOCOL_VERSION, Shape
 from tests.core.model.rank_model import (
     KEYS,
-    Fault,
+    Faults,
     Protocol,
     Rank,
     Scenario,
@@ -54,21 +54,6 @@ class Counterexample(NamedTuple):
         return "\n".join([f"BROKEN: {self.broken}", *lines])
 
 
-class Faults(NamedTuple):
-    """How many faults of each kind may happen in one run; None: any number."""
-
-    timeout: int | None = None
-    abort: int | None = None
-    death: int | None = None
-
-    def after(self, fault: Fault) -> Faults | None:
-        """What is left after one more; None if there may not be one more."""
-        left: int | None = getattr(self, fault)
-        if left is None:
-            return self
-        return self._replace(**{fault: left - 1}) if left else None
-
-
 class Exploration(NamedTuple):
     """What came of it."""
 
@@ -80,13 +65,6 @@ class Exploration(NamedTuple):
 def initial(scenario: Scenario) -> State:
     """Return the state in which everything begins."""
     return State(Store(), (Rank(),) * scenario.world_size)
-
-
-def moves(scenario: Scenario, state: State) -> Iterator[Move]:
-    """Every move that is possible, faults included."""
-    for me, rank in enumerate(state.ranks):
-        for step in steps(scenario, me, rank, state.store):
-            yield Move(me, step)
 
 
 def after(state: State, move: Move) -> State:
@@ -147,7 +125,8 @@ class _Link(NamedTuple):
 class _NumberedStep(NamedTuple):
     rank: int
     store: int
-    fault: Fault | None
+    faults: int
+    is_fault: bool
     leaves: bool
     """Whether the rank passes its round, raises or dies: where a guarantee can break."""
 
@@ -159,9 +138,9 @@ _Numbered = tuple[int, ...]
 class Explorer:
     """Breadth first, so the first counterexample is a shortest one.
 
-    A rank's steps depend on the rank and the store alone, and few of either make up many states of
-    the whole. So each rank and each store gets a number, a state is a tuple of numbers, and steps
-    are worked out once for each pair.
+    A rank's steps depend on the rank, the store and the faults that are left; few of each make up
+    many states of the whole. So each of them gets a number, a state is a tuple of numbers, and
+    steps are worked out once for all states that have these three in common.
     """
 
     def __init__(self, scenario: Scenario, faults: Faults) -> None:
@@ -176,8 +155,7 @@ class Explorer:
             *map(self._ranks.of, first.ranks),
         )
         self._came_from: dict[_Numbered, _Link | None] = {self._start: None}
-        self._steps: dict[tuple[int, int, int], list[_NumberedStep]] = {}
-        self._budgets: dict[tuple[int, Fault], int | None] = {}
+        self._steps: dict[tuple[int, int, int, int], list[_NumberedStep]] = {}
         self._forgotten: dict[tuple[int, int], int] = {}
         self._leftovers: dict[Store, str | None] = {}
 
@@ -190,18 +168,11 @@ class Explorer:
             for state in level:
                 is_final = True
                 for me, number, step in self._moves(state):
-                    budget = state[0]
-                    if step.fault is None:
-                        is_final = False
-                    else:
-                        left = self._budget_after(budget, step.fault)
-                        if left is None:
-                            continue
-                        budget = left
+                    is_final = is_final and step.is_fault
                     before, behind = state[2 : 2 + me], state[3 + me :]
                     ranks = (*before, step.rank, *behind)
                     store = self._forget(step.store, ranks) if step.leaves else step.store
-                    reached = (budget, store, *ranks)
+                    reached = (step.faults, store, *ranks)
                     if reached in self._came_from:
                         continue
                     self._came_from[reached] = _Link(state, me, number)
@@ -219,23 +190,25 @@ class Explorer:
         return Exploration(len(self._came_from), final_states, None)
 
     def _moves(self, state: _Numbered) -> Iterator[tuple[int, int, _NumberedStep]]:
-        store = state[1]
-        for me in range(self._scenario.world_size):
-            for number, step in enumerate(self._steps_of(me, state[2 + me], store)):
+        faults, store, *ranks = state
+        for me, rank in enumerate(ranks):
+            for number, step in enumerate(self._steps_of(me, rank, store, faults)):
                 yield me, number, step
 
-    def _steps_of(self, me: int, rank: int, store: int) -> list[_NumberedStep]:
-        found = self._steps.get((me, rank, store))
+    def _steps_of(self, me: int, rank: int, store: int, faults: int) -> list[_NumberedStep]:
+        found = self._steps.get((me, rank, store, faults))
         if found is None:
             before = self._ranks.values[rank]
-            found = self._steps[me, rank, store] = [
+            left = self._faults.values[faults]
+            found = self._steps[me, rank, store, faults] = [
                 _NumberedStep(
                     rank=self._ranks.of(step.rank),
                     store=self._stores.of(step.store),
-                    fault=step.fault,
+                    faults=self._faults.of(left.after(step.fault)) if step.fault else faults,
+                    is_fault=step.fault is not None,
                     leaves=step.rank.round > before.round or step.rank.at in ("broken", "dead"),
                 )
-                for step in steps(self._scenario, me, before, self._stores.values[store])
+                for step in steps(self._scenario, me, before, self._stores.values[store], left)
             ]
         return found
 
@@ -264,12 +237,6 @@ class Explorer:
         ]
         return {log for log, _ in keys}, {bell for _, bell in keys}
 
-    def _budget_after(self, budget: int, fault: Fault) -> int | None:
-        if (budget, fault) not in self._budgets:
-            left = self._faults.values[budget].after(fault)
-            self._budgets[budget, fault] = None if left is None else self._faults.of(left)
-        return self._budgets[budget, fault]
-
     def _state(self, state: _Numbered) -> State:
         return State(
             self._stores.values[state[1]], tuple(self._ranks.values[rank] for rank in state[2:])
@@ -293,7 +260,9 @@ class Explorer:
         link = self._came_from[state]
         while link is not None:
             before = self._state(link.state)
-            options = list(steps(self._scenario, link.rank, before.ranks[link.rank], before.store))
+            faults = self._faults.values[link.state[0]]
+            rank = before.ranks[link.rank]
+            options = list(steps(self._scenario, link.rank, rank, before.store, faults))
             trace.append(Move(link.rank, options[link.step]))
             link = self._came_from[link.state]
         counterexample = Counterexample(broken, trace[::-1])

@@ -68,6 +68,19 @@ def _round_keys(make: Callable[[int, str], RoundKeys], number: int, tag: str) ->
     return make(number, tag)
 
 
+class Faults(NamedTuple):
+    """How many faults of each kind may still happen; None: any number."""
+
+    timeout: int | None = None
+    abort: int | None = None
+    death: int | None = None
+
+    def after(self, fault: Fault) -> Faults:
+        """What is left after one more."""
+        left: int | None = getattr(self, fault)
+        return self if left is None else self._replace(**{fault: left - 1})
+
+
 class Rank(NamedTuple):
     """Where a rank stands in its life; with the store, all that its next steps depend on."""
 
@@ -112,23 +125,46 @@ Operation = Withdraw | Remove | Append | Read | Write | Create
 _PENDING = object()
 
 
-def steps(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
+def steps(scenario: Scenario, me: int, rank: Rank, store: Store, faults: Faults) -> Iterator[Step]:
     """Every step that rank ``me`` can take, and every fault that can befall it."""
-    if rank.at == "dead":
-        return
-    yield from _collect(scenario, me, rank, store)
-    if rank.at in ("broken", "done"):
-        return
-    corpse = Rank(rank.round, "dead", rank.appended)
-    yield Step("dies", corpse, store.bury(me), "death")
+    if rank.at != "dead":
+        yield from _collect(scenario, me, rank, store)
+    if rank.at not in ("dead", "broken", "done"):
+        yield from _own_steps(scenario, me, rank, store)
+        yield from _faults(scenario, me, rank, store, faults)
+
+
+def _own_steps(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
     if rank.at == "idle":
         yield from _idle(scenario, me, rank, store)
     elif rank.at == "arriving":
-        yield from _arriving(scenario, me, rank, store)
+        bell = scenario.keys(me, rank.round).bell
+        # Whoever gives up after this has been counted in: `StoreLine.withdraw` is a fence.
+        rung = store.ring(me, bell, scenario.world_size) if scenario.has_bell else store
+        yield Step(f"rings {bell}", rank._replace(at="waiting"), rung)
     elif rank.at == "waiting":
         yield from _waiting(scenario, me, rank, store)
     else:
-        yield from _giving_up(scenario, me, rank, store)
+        yield _giving_up(scenario, me, rank, store)
+
+
+def _faults(
+    scenario: Scenario, me: int, rank: Rank, store: Store, faults: Faults
+) -> Iterator[Step]:
+    if faults.death != 0:
+        corpse = Rank(rank.round, "dead", rank.appended)
+        yield Step("dies", corpse, store.bury(me), "death")
+    if faults.timeout != 0 and rank.at == "waiting":
+        why = Break("timeout", me, "")
+        yield _gives_up(scenario, me, "times out", rank, store, why, True, "timeout")
+    abort = Break("abort", me, "")
+    if faults.abort != 0 and rank.why != abort:
+        # While it waits, by `abort` or by a signal; at any other time by a signal. The engine takes
+        # itself for arrived before anything is sent, since a signal handler may raise in between.
+        arrived = rank.arrived if rank.at == "giving up" else True
+        yield _gives_up(scenario, me, "is interrupted", rank, store, abort, arrived, "abort")
+        if rank.at == "idle":
+            yield _gives_up(scenario, me, "aborts", rank, store, abort, False, "abort")
 
 
 def _idle(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
@@ -142,27 +178,14 @@ def _idle(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Ste
     verdict = _verdict(store)
     if verdict is not None:
         yield _broken(rank, store, "is told before it arrives", verdict)
-    abort = Break("abort", me, "")
-    yield _gives_up(scenario, me, "aborts early", rank, store, abort, False, "abort")
-    # The engine sets `arrived` first: a signal handler may raise before anything has been sent.
-    yield _gives_up(scenario, me, "is interrupted", rank, store, abort, True, "abort")
-
-
-def _arriving(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
-    bell = scenario.keys(me, rank.round).bell
-    # A rank that gives up after this has a ring that was counted: `StoreLine.withdraw` is a fence.
-    rung = store.ring(me, bell, scenario.world_size) if scenario.has_bell else store
-    yield Step(f"rings {bell}", rank._replace(at="waiting"), rung)
-    abort = Break("abort", me, "")
-    yield _gives_up(scenario, me, "is interrupted", rank, store, abort, True, "abort")
 
 
 def _waiting(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
     if me in store.heard:
         yield _passes(scenario, rank, store.hear(me), "hears the bell")
     # What the watcher asks, and the caller does about it. Reading and acting are one step. Why this
-    # loses nothing: a verdict, a passed round, a break and a complete log stay what they are, so a
-    # rank that acts late on a finding behaves like one that asked late.
+    # loses nothing: a verdict, a passed round, a break, a complete log and a death stay what they
+    # are, so a rank that acts late on a finding behaves like one that asked late.
     verdict, passed = _verdict(store), store.read(KEYS.passed)
     if verdict is not None:
         if verdict.round > rank.round:
@@ -176,9 +199,6 @@ def _waiting(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[
         yield _passes(scenario, rank, withdrawn, f"sees that round {int(passed)} has passed")
     else:
         yield from _look(scenario, me, rank, store)
-    for kind in ("timeout", "abort"):
-        why = Break(kind, me, "")
-        yield _gives_up(scenario, me, f"hits its {kind}", rank, store, why, True, kind)
 
 
 def _look(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
@@ -225,22 +245,17 @@ def _gives_up(
     return Step(label, after, store, fault)
 
 
-def _giving_up(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
-    assert rank.why is not None
+def _giving_up(scenario: Scenario, me: int, rank: Rank, store: Store) -> Step:
     operation, _ = _replay(scenario, me, rank)
     store_after, answer = _perform(store, me, operation)
     after = rank._replace(answers=(*rank.answers, answer))
     label = f"{_describe(operation)}{f' -> {answer!r}' if isinstance(operation, Read) else ''}"
     _, result = _replay(scenario, me, after)
     if result is _PENDING:
-        yield Step(label, after, store_after)
-    elif result is None:
-        yield _passes(scenario, rank, store_after, label)
-    else:
-        yield _broken(rank, store_after, label, result)
-    abort = Break("abort", me, "")
-    if rank.why != abort:
-        yield _gives_up(scenario, me, "is interrupted", rank, store, abort, rank.arrived, "abort")
+        return Step(label, after, store_after)
+    if result is None:
+        return _passes(scenario, rank, store_after, label)
+    return _broken(rank, store_after, label, result)
 
 
 def _settle(scenario: Scenario, me: int, rank: Rank) -> Generator[Operation, Any, Verdict | None]:

@@ -1,0 +1,88 @@
+"""``barrier wait``: one barrier for shell scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from barrier_core.cli.chosen import (
+    Chosen,
+    FailedError,
+    WrongUseError,
+    arrive,
+    choosing_options,
+    leave,
+)
+from barrier_core.contract import check_name
+from barrier_core.errors import BarrierConfigError, BarrierError, BarrierUsageError
+
+
+class _NotSetUpError(click.ClickException):
+    exit_code = 3
+
+
+class _InterruptedError(click.ClickException):
+    exit_code = 130
+
+
+@click.command("wait")
+@choosing_options
+@click.option("--tag", default="", help="What is waited for. It must be the same on all ranks.")
+@click.option(
+    "--timeout",
+    "timeout_secs",
+    type=float,
+    metavar="SECONDS",
+    help="How long to wait for the other ranks, once the barrier is set up; as the config says if "
+    "not given.",
+)
+def command(
+    config_file: Path | None,
+    barrier_type: str | None,
+    arguments: tuple[str, ...],
+    tag: str,
+    timeout_secs: float | None,
+) -> None:
+    """Wait until every rank has come here.
+
+    Every rank runs it, started by srun, torchrun or mpirun:
+
+    \b
+        srun barrier wait --config barrier.toml --tag setup-done --timeout 300
+
+    Who is late is told on stderr while it waits. Where rank 0 hosts the store, two in a row in a
+    script that each rank runs for itself need a port each: a fast rank can come to the second while
+    others still leave the first.
+
+    \b
+    The exit status says what happened, and stderr says why:
+        0    all ranks have come
+        1    the round failed, for all ranks: the verdict is on stderr
+        2    the command line, the config or the environment is wrong
+        3    the barrier could not be set up
+        130  it was interrupted (Ctrl-C)
+    """  # noqa: D301 - click keeps the lines after a backspace as they are
+    try:
+        chosen = Chosen.by(config_file, barrier_type, arguments)
+        chosen.check_arguments()
+        chosen.check_timeout(timeout_secs)
+        check_name("tag", tag)
+        barrier = chosen.make()
+    except BarrierConfigError as error:
+        raise WrongUseError(str(error)) from error
+    except BarrierError as error:
+        raise _NotSetUpError(str(error)) from error
+    except KeyboardInterrupt:
+        raise _InterruptedError("interrupted") from None
+    try:
+        try:
+            arrive(barrier, timeout_secs, tag)
+        finally:
+            leave(barrier)
+    except BarrierUsageError as error:
+        raise WrongUseError(str(error)) from error
+    except BarrierError as error:
+        raise FailedError(str(error)) from error
+    except KeyboardInterrupt:
+        raise _InterruptedError("interrupted") from None
