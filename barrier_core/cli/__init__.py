@@ -9,8 +9,11 @@ import click
 __all__ = ["main"]
 
 _SUBCOMMANDS = {
+    "check": "barrier_core.cli.check_command",
     "info": "barrier_core.cli.info_command",
     "list": "barrier_core.cli.list_command",
+    "new": "barrier_core.cli.new_command",
+    "wait": "barrier_core.cli.wait_command",
 }
 
 

@@ -1,0 +1,133 @@
+"""The ``file`` barrier: ranks of one host meet in a directory."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from barrier_core.agreement.barrier import BarrierPrefix, Generation, StoreBarrier
+from barrier_core.agreement.store import StoreLine, StoreLostError
+from barrier_core.contract import (
+    DEFAULT_TIMEOUT_SECS,
+    DEFAULT_WARN_AFTER_SECS,
+    GlobalRank,
+    GlobalWorldSize,
+    TimeoutSecs,
+    WarnAfterSecs,
+)
+
+_END = b"\0"
+"""Ends every record in a file: what has no end yet is still being written."""
+
+
+class FileLine(StoreLine):
+    """One file per key. The README says why each operation is atomic."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._directory = directory
+        with _as_store_errors():
+            directory.mkdir(parents=True, exist_ok=True)
+
+    def append(self, key: str, record: bytes) -> None:
+        """Write at the end of the file, in one write."""
+        with _as_store_errors(), open(self._path(key), "ab", buffering=0) as file:
+            if file.write(record + _END) <= len(record):
+                raise OSError(errno.ENOSPC, "the record is only half written", file.name)
+
+    def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Read each file, up to the last record that is complete."""
+        return [self._read(key) for key in keys]
+
+    def create(self, key: str, value: bytes) -> bytes:
+        """Write a file of another name, and link it to this one's if that is free."""
+        with _as_store_errors(), self._written(value) as draft:
+            while True:
+                with suppress(FileExistsError):
+                    os.link(draft, self._path(key))
+                    return value
+                standing = self._read(key)
+                if standing is not None:  # it may have been removed since
+                    return standing
+
+    def write(self, key: str, value: bytes) -> None:
+        """Write a file of another name, and put it in this one's place."""
+        with _as_store_errors(), self._written(value) as draft:
+            os.replace(draft, self._path(key))
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Remove the files that are there."""
+        with _as_store_errors():
+            for key in keys:
+                self._path(key).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Nothing is open between two operations."""
+
+    def _path(self, key: str) -> Path:
+        # A key may be longer than the name of a file, and has slashes.
+        return self._directory / hashlib.sha256(key.encode()).hexdigest()
+
+    def _read(self, key: str) -> bytes | None:
+        with _as_store_errors(), suppress(FileNotFoundError):
+            complete = self._path(key).read_bytes().rpartition(_END)[0]
+            return complete.replace(_END, b"")
+        return None
+
+    @contextmanager
+    def _written(self, value: bytes) -> Iterator[str]:
+        file, draft = tempfile.mkstemp(prefix=".draft-", dir=self._directory)
+        with open(file, "wb") as stream:
+            stream.write(value + _END)
+        try:
+            yield draft
+        finally:
+            with suppress(FileNotFoundError):  # it has been put in another file's place
+                os.unlink(draft)
+
+
+@contextmanager
+def _as_store_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreLostError(str(error)) from error
+
+
+class FileBarrier(StoreBarrier):
+    """A barrier between the processes of one host, which share a directory."""
+
+    barrier_type: ClassVar[str] = "file"
+    contract_version: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        global_rank: GlobalRank,
+        global_world_size: GlobalWorldSize,
+        directory: Annotated[str, Meta(description="a directory of this host; made if missing")],
+        barrier_prefix: BarrierPrefix = "barrier",
+        generation: Generation = None,
+        timeout_secs: TimeoutSecs = DEFAULT_TIMEOUT_SECS,
+        warn_after_secs: WarnAfterSecs = DEFAULT_WARN_AFTER_SECS,
+    ) -> None:
+        path = Path(directory).absolute()
+        super().__init__(
+            global_rank,
+            global_world_size,
+            connect=lambda: FileLine(path),
+            store_name=f"directory {path}",
+            barrier_prefix=barrier_prefix,
+            generation=generation,
+            timeout_secs=timeout_secs,
+            warn_after_secs=warn_after_secs,
+            heartbeat_secs=0.0,  # ranks of one host find a dead one by its pid
+            progress_extends_deadline=False,
+        )

@@ -1,0 +1,37 @@
+"""The ``file`` barrier conforms."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from barrier_file import FileBarrier
+
+from barrier_core.testing import BarrierContract, MakeBarrier, Place
+
+
+def make(directory: Path, place: Place) -> FileBarrier:
+    return FileBarrier(
+        place.rank,
+        place.world_size,
+        str(directory),
+        barrier_prefix=place.name,
+        generation=place.generation,
+        timeout_secs=place.timeout_secs,
+        warn_after_secs=place.warn_after_secs,
+    )
+
+
+class TestFileBarrier(BarrierContract):
+    backend = FileBarrier
+    ranks_are = "processes"
+
+    @pytest.fixture
+    def make_barrier(self, tmp_path: Path) -> MakeBarrier:
+        return functools.partial(make, tmp_path)
+
+    @pytest.fixture
+    def count_keys(self, tmp_path: Path) -> Callable[[], int]:
+        return lambda: len(list(tmp_path.iterdir()))

@@ -1,0 +1,35 @@
+"""The ``local`` backend conforms; its ranks are threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from barrier_core.agreement import local
+from barrier_core.agreement.local import LocalBarrier
+from barrier_core.testing import BarrierContract, MakeBarrier, Place
+
+
+def make(place: Place) -> LocalBarrier:
+    return LocalBarrier(
+        place.rank,
+        place.world_size,
+        barrier_prefix=place.name,
+        generation=place.generation,
+        timeout_secs=place.timeout_secs,
+        warn_after_secs=place.warn_after_secs,
+    )
+
+
+class TestLocal(BarrierContract):
+    backend = LocalBarrier
+    ranks_are = "threads"
+
+    @pytest.fixture
+    def make_barrier(self) -> MakeBarrier:
+        return make
+
+    @pytest.fixture
+    def count_keys(self) -> Callable[[], int]:
+        return lambda: len(local._STORE.values)

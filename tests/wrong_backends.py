@@ -1,0 +1,143 @@
+"""Six backends that are wrong on purpose, and the conformance suite for each.
+
+The file's name keeps pytest from collecting it by itself: `test_wrong_on_purpose.py` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+
+from barrier_core.agreement import local
+from barrier_core.agreement.local import LocalBarrier, LocalLine
+from barrier_core.agreement.log import Log, parse
+from barrier_core.agreement.protocol import RoundKeys, arrive
+from barrier_core.errors import BarrierTimeoutError
+from barrier_core.testing import BarrierContract, MakeBarrier, Place
+from barrier_core.verdict import Verdict
+
+
+class ReleasesEarly(LocalBarrier):
+    """Rank 1 tells the others that it is there, and waits for nobody."""
+
+    def _wait(self, timeout_secs: float, tag: str) -> None:
+        if self.rank_info.global_rank != 1:
+            return super()._wait(timeout_secs, tag)
+        keys = self._keys.round(self.round, tag)
+        arrive(self._line, keys, 1, tag, self.rank_info.global_world_size)
+        self._passed = self.round
+        return None
+
+
+class OneRankTooFewLine(LocalLine):
+    """Has its bell ring when all but one have come."""
+
+    def wait(self, timeout_secs: float) -> bool:
+        log, world_size = self._waits_for
+
+        def enough() -> bool:
+            arrivals = parse(self._store.values.get(log, b"")).arrivals
+            return len(arrivals) >= max(world_size - 1, 1)
+
+        with self._store.changed:
+            self._store.changed.wait_for(lambda: enough() or self._woken.is_set(), timeout_secs)
+            self._woken.clear()
+            return enough()
+
+
+class OneRankTooFew(LocalBarrier):
+    """Counts from zero where it should from one."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)  # type: ignore[arg-type]  # handed on as they come
+        self._line = OneRankTooFewLine(local._STORE)
+
+
+class IgnoresTheTimeout(LocalBarrier):
+    """Takes a time limit and waits as long as it likes, as torch's TCPStoreBarrier does."""
+
+    def _wait(self, timeout_secs: float, tag: str) -> None:
+        super()._wait(60.0, tag)
+
+
+class SplitsTheVerdict(LocalBarrier):
+    """Each rank goes by its own clock: whoever's time is up says so for itself."""
+
+    def _wait(self, timeout_secs: float, tag: str) -> None:
+        try:
+            super()._wait(timeout_secs, tag)
+        except BarrierTimeoutError as error:
+            raise BarrierTimeoutError(
+                replace(error.verdict, rank=self.rank_info.global_rank)
+            ) from None
+
+
+class LeaksKeys(LocalBarrier):
+    """Leaves every round's keys in the store."""
+
+    def _collect(self, keys: RoundKeys) -> None:
+        pass
+
+
+class NamesTheWrongRank(LocalBarrier):
+    """Counts ranks from one where everybody else does from zero."""
+
+    def _compose(self, log: Log, round_number: int, tag: str) -> Verdict:
+        verdict = super()._compose(log, round_number, tag)
+        return replace(
+            verdict,
+            missing=tuple(replace(status, rank=status.rank + 1) for status in verdict.missing),
+        )
+
+
+class _Contract(BarrierContract):
+    ranks_are = "threads"
+    patience_secs = 3.0
+
+    @pytest.fixture
+    def make_barrier(self) -> MakeBarrier:
+        def make(place: Place) -> LocalBarrier:
+            assert issubclass(self.backend, LocalBarrier)
+            return self.backend(
+                place.rank,
+                place.world_size,
+                barrier_prefix=place.name,
+                generation=place.generation,
+                timeout_secs=place.timeout_secs,
+                warn_after_secs=place.warn_after_secs,
+            )
+
+        return make
+
+    @pytest.fixture
+    def count_keys(self) -> Callable[[], int]:
+        return lambda: len(local._STORE.values)
+
+
+class TestReleasesEarly(_Contract):
+    backend = ReleasesEarly
+
+
+class TestOneRankTooFew(_Contract):
+    backend = OneRankTooFew
+    # Its constructor takes anything, which is a fault as well, but not the one that is meant here.
+    left_out: ClassVar = {"test_the_class_says_what_it_is": "it hides its options, to be short"}
+
+
+class TestIgnoresTheTimeout(_Contract):
+    backend = IgnoresTheTimeout
+
+
+class TestSplitsTheVerdict(_Contract):
+    backend = SplitsTheVerdict
+
+
+class TestLeaksKeys(_Contract):
+    backend = LeaksKeys
+
+
+class TestNamesTheWrongRank(_Contract):
+    backend = NamesTheWrongRank
