@@ -68,6 +68,5 @@ def test_the_core_passes_its_tests_without_torch_on_python(version: str) -> None
 
     # Its own cache folder is of no use: one would overwrite the other. The protocol's model takes
     # half a minute, and explores the same states on every Python.
-    core_tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/core")
-    core_tests += ("--ignore=tests/core/test_protocol_model.py",)
-    run(environment.python, *core_tests, timeout=480)
+    options = ("-q", "-p", "no:cacheprovider", "--ignore=tests/core/test_protocol_model.py")
+    run(environment.python, "-m", "pytest", *options, "tests/core", timeout=480)

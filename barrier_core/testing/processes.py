@@ -300,7 +300,7 @@ class RankProcesses:
                 return results
             left = deadline - time.monotonic()
             if left <= 0:
-                raise pending[0].overdue(self.timeout_secs)
+                raise [call.overdue(self.timeout_secs) for call in pending][0]  # shows all stacks
             wait([call.process.pipe for call in pending], left)
 
     def kill(self, rank: int) -> None:
