@@ -300,7 +300,8 @@ class RankProcesses:
                 return results
             left = deadline - time.monotonic()
             if left <= 0:
-                raise [call.overdue(self.timeout_secs) for call in pending][0]  # shows all stacks
+                errors = [call.overdue(self.timeout_secs) for call in pending]  # shows all stacks
+                raise errors[0]
             wait([call.process.pipe for call in pending], left)
 
     def kill(self, rank: int) -> None:

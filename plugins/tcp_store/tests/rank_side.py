@@ -20,6 +20,8 @@ from barrier_tcp_store import TCPStoreBarrier
 from barrier_tcp_store.hosting import Place, host_store
 from barrier_tcp_store.wire import TCPStoreLine
 
+_one_environment = threading.Lock()  # for all threads of a process: one at a time changes it
+
 
 @dataclass(frozen=True)
 class Job:
@@ -54,7 +56,7 @@ class Job:
 
     def make(self, rank: int, **more: Any) -> TCPStoreBarrier:
         """Make the barrier in this process."""
-        with mock.patch.dict(os.environ, self.environment):
+        with _one_environment, mock.patch.dict(os.environ, self.environment):
             return TCPStoreBarrier(
                 rank,
                 self.world_size,
@@ -165,7 +167,7 @@ def has_imported(rank: int, module: str) -> bool:
 
 
 def host_and_leave_first(
-    rank: int, job: Job, ports: list[int], hold_secs: float
+    rank: int, job: Job, ports: list[int], folder: Path
 ) -> list[tuple[float, float]]:
     """Make, use and close a barrier at each port; rank 0 hosts, and leaves first.
 
@@ -176,8 +178,12 @@ def host_and_leave_first(
     for port in ports:
         barrier = job.make(rank, tcpstore_port=port)
         barrier.execute_barrier()
-        if rank != 0:
-            time.sleep(hold_secs * rank)
+        host_leaves = folder / str(port)
+        if rank == 0:
+            host_leaves.touch()
+        else:
+            wait_until(host_leaves.exists, "the host has begun to leave")
+            time.sleep(0.003 * rank)
         began = time.monotonic()
         barrier.close()
         ended.append((began, time.monotonic()))
