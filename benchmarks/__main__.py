@@ -1,0 +1,67 @@
+"""Measure all contenders side by side: ``python -m benchmarks``, or ``make bench``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks import growth, overhead, report, rounds
+from benchmarks.contenders import NAMES
+
+_HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="benchmarks", description="Barriers side by side.")
+    parser.add_argument("--smoke", action="store_true", help="only check that everything works")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="CONTENDER")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8, 16])
+    parser.add_argument("--blocks", type=int, default=15, help="blocks of rounds per contender")
+    parser.add_argument("--block-secs", type=float, default=0.25)
+    parser.add_argument(
+        "--rounds-only", action="store_true", help="leave out overhead and large worlds"
+    )
+    parser.add_argument("--json", type=Path, default=_HERE / "results.json")
+    parser.add_argument("--plot", type=Path, default=_HERE / "results.png")
+    options = parser.parse_args()
+    if options.smoke:
+        plan = rounds.Plan(options.only, [2], blocks=2, block_secs=0.01, shared_server=True)
+    else:
+        plan = rounds.Plan(options.only, options.ranks, options.blocks, options.block_secs)
+    with show_progress() as progress:
+        found = rounds.measure(plan, progress)
+        extra = grown = None
+        if options.smoke:
+            progress("overhead of the framework")
+            extra = overhead.measure(blocks=2, calls=100, interpreters=1)
+            grown = growth.measure([2, 4], barriers=8, storm=None, progress=progress)
+        elif not options.rounds_only:
+            progress("overhead of the framework")
+            extra = overhead.measure(blocks=15, calls=20_000, interpreters=15)
+            sizes = [16, 32, 64, 128, 256, 512]
+            grown = growth.measure(sizes, barriers=16_384, storm=(512, 10.0), progress=progress)
+    report.write_json(report.as_tree(found, extra, grown), options.json)
+    print(report.as_table(found))
+    print(f"\n{options.json.name} has all figures")
+    trouble = report.write_plot(found, options.plot)
+    print(trouble or f"{options.plot.name} shows them")
+
+
+@contextmanager
+def show_progress() -> Iterator[Callable[[str], None]]:
+    """Show what is being done: in one line on a terminal, else in a line each."""
+    if not sys.stderr.isatty():
+        yield lambda text: print(text, file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield status.update
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""How the server's work grows with the number of ranks: many ranks' lines in few processes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from barrier_core import BarrierFailedError
+from barrier_core.testing.processes import RankProcesses, state
+from benchmarks.contender import HOST, connect_tcp_store, serve_tcp_store
+
+STORE = "growth"
+COLLECT_EVERY = 32  # rounds, as on rank 0 of a real barrier
+PROCESSES = 8
+_PATIENCE_SECS = 300.0
+
+
+@dataclass
+class Load:
+    """What rounds of one size cost the server."""
+
+    ranks: int
+    rounds: int
+    micros_per_rank: float
+    """Server CPU microseconds per rank and barrier, best of the blocks."""
+    keys: int
+    """Keys in the store afterwards."""
+
+
+@dataclass
+class Storm:
+    """What it cost that all ranks ran out of time together."""
+
+    ranks: int
+    timeout_secs: float
+    waiting_cpu_secs: float
+    """Server CPU from the arrivals to just before the deadline."""
+    failing_cpu_secs: float
+    """Server CPU from then until all ranks had the verdict."""
+    last_verdict_secs: float
+    """How long after its deadline the last rank had it."""
+    verdicts: int
+    """How many different ones; 1 is what a barrier promises."""
+    ranks_with_verdict: int
+
+
+@dataclass
+class Growth:
+    """Both."""
+
+    loads: list[Load]
+    slope: float
+    """Change of the CPU time per rank for every doubling of the ranks, in microseconds."""
+    storm: Storm | None
+
+
+def measure(
+    sizes: Sequence[int],
+    barriers: int,
+    storm: tuple[int, float] | None,
+    progress: Callable[[str], None],
+) -> Growth:
+    """Measure rounds of each size (arrivals per block are given), then a storm of time-outs.
+
+    Args:
+        sizes: Numbers of ranks.
+        barriers: Arrivals, over all ranks, in one block.
+        storm: Number of ranks and their timeout in seconds; None: none.
+        progress: Called with what is measured next.
+    """
+    with RankProcesses(1, timeout_secs=_PATIENCE_SECS) as server:
+        with RankProcesses(1, timeout_secs=_PATIENCE_SECS) as client:
+            loads = []
+            for size in sizes:
+                progress(f"growth: {size} ranks")
+                loads.append(_measure_load(server, client, size, max(barriers // size, 2)))
+        outcome = None
+        if storm is not None:
+            progress(f"growth: {storm[0]} ranks time out together")
+            with RankProcesses(PROCESSES, timeout_secs=_PATIENCE_SECS) as clients:
+                outcome = _measure_storm(server, clients, *storm)
+    return Growth(loads, _slope(loads), outcome)
+
+
+def _measure_load(server: RankProcesses, client: RankProcesses, size: int, rounds: int) -> Load:
+    port = server.run(0, serve)
+    client.run(0, open_lines, port, size)
+    client.run(0, run_rounds, 2)
+    costs = []
+    for _ in range(5):
+        before = server.run(0, cpu_secs)
+        client.run(0, run_rounds, rounds)
+        costs.append((server.run(0, cpu_secs) - before) / rounds / size * 1e6)
+    keys = server.run(0, count_keys)
+    client.run(0, close_lines)
+    return Load(size, rounds, min(costs), keys)
+
+
+def _slope(loads: list[Load]) -> float:
+    """Fit a line through the loads over the logarithm of their sizes."""
+    from statistics import linear_regression
+
+    if len(loads) < 2:
+        return 0.0
+    sizes = [(load.ranks).bit_length() - 1 for load in loads]
+    return linear_regression(sizes, [load.micros_per_rank for load in loads]).slope
+
+
+def _measure_storm(
+    server: RankProcesses, clients: RankProcesses, ranks: int, timeout_secs: float
+) -> Storm:
+    port = server.run(0, serve)
+    clients.run_all(open_barriers, port, ranks, timeout_secs)
+    before = server.run(0, cpu_secs)
+    calls = clients.start_all(run_out_of_time)
+    time.sleep(timeout_secs - 0.5)
+    at_deadline = server.run(0, cpu_secs)
+    outcomes = [outcome for call in calls for outcome in call.result()]
+    after = server.run(0, cpu_secs)
+    clients.run_all(close_barriers)
+    return Storm(
+        ranks,
+        timeout_secs,
+        at_deadline - before,
+        after - at_deadline,
+        max(waited for waited, _ in outcomes) - timeout_secs,
+        len({verdict for _, verdict in outcomes}),
+        sum(verdict is not None for _, verdict in outcomes),
+    )
+
+
+# What runs in the server's process.
+
+
+def serve(rank: int) -> int:
+    """Start a store; return its port."""
+    return serve_tcp_store(STORE)
+
+
+def cpu_secs(rank: int) -> float:
+    """Return the CPU seconds that this process has taken."""
+    return time.process_time()
+
+
+def count_keys(rank: int) -> int:
+    """Return the number of keys in the store."""
+    return int(state[STORE].num_keys())
+
+
+# What runs in the clients' processes.
+
+
+def open_lines(rank: int, port: int, size: int) -> None:
+    """Open as many lines as there are ranks."""
+    from barrier_tcp_store.wire import TCPStoreLine
+
+    state["lines"] = [TCPStoreLine(HOST, port) for _ in range(size)]
+    state["round"] = 0
+
+
+def run_rounds(rank: int, rounds: int) -> None:
+    """Go through rounds with all lines: all arrive, then all hear the bell."""
+    from barrier_core.agreement.protocol import Keys, arrive
+
+    lines = state["lines"]
+    keys = Keys("benchmark", "0")
+    for _ in range(rounds):
+        state["round"] += 1
+        number = state["round"]
+        round_keys = keys.round(number, "")
+        for place, line in enumerate(lines):
+            arrive(line, round_keys, place, "", len(lines))
+        assert all(line.wait(60.0) for line in lines)
+        if number % COLLECT_EVERY == 0:
+            old = [keys.round(past, "") for past in range(number - COLLECT_EVERY, number)]
+            lines[0].remove([key for both in old for key in (both.bell, both.log)])
+
+
+def close_lines(rank: int) -> None:
+    """Hang up."""
+    for line in state.pop("lines"):
+        line.close()
+
+
+def open_barriers(process: int, port: int, ranks: int, timeout_secs: float) -> None:
+    """Make this process's share of the ranks; one more, which nobody makes, will be missing."""
+    from barrier_core import create_barrier
+
+    store = connect_tcp_store(port)
+    state["barriers"] = [
+        create_barrier(
+            "tcp_store",
+            global_rank=rank,
+            global_world_size=ranks + 1,
+            barrier_prefix="storm",
+            generation=str(port),
+            store=store,
+            timeout_secs=timeout_secs,
+        )
+        for rank in range(process, ranks, PROCESSES)
+    ]
+
+
+def run_out_of_time(process: int) -> list[tuple[float, str | None]]:
+    """Wait with all of this process's ranks; return how long each did, and its verdict."""
+    outcomes: list[tuple[float, str | None]] = []
+
+    def wait(barrier: object) -> None:
+        started = time.monotonic()
+        verdict = None
+        try:
+            barrier.execute_barrier()  # type: ignore[attr-defined]
+        except BarrierFailedError as error:
+            verdict = str(error.verdict)
+        outcomes.append((time.monotonic() - started, verdict))
+
+    threads = [threading.Thread(target=wait, args=(barrier,)) for barrier in state["barriers"]]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return outcomes
+
+
+def close_barriers(process: int) -> None:
+    """Leave."""
+    for barrier in state.pop("barriers"):
+        barrier.close()

@@ -1,0 +1,148 @@
+"""All contenders side by side: blocks of rounds, interleaved, in the same processes."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from barrier_core.testing.processes import RankProcesses, state
+from benchmarks.contenders import SEED, find
+
+_JOIN_SECS = 120.0
+
+
+@dataclass
+class Plan:
+    """How much is measured."""
+
+    names: Sequence[str]
+    world_sizes: Sequence[int]
+    blocks: int
+    block_secs: float
+    shared_server: bool = False
+    """Whether all contenders' servers share one process, which starts faster."""
+
+
+@dataclass
+class Blocks:
+    """What one contender took, in microseconds per barrier, block by block."""
+
+    title: str
+    has_network: bool
+    micros: list[float] = field(default_factory=list)
+    skipped: str | None = None
+
+    @property
+    def best(self) -> float:
+        """The best block."""
+        return min(self.micros)
+
+    @property
+    def median(self) -> float:
+        """The median of the blocks."""
+        return statistics.median(self.micros)
+
+    def ratio_to(self, other: Blocks) -> float:
+        """The median of the ratios to another contender's blocks, each to its neighbour."""
+        pairs = zip(self.micros, other.micros, strict=True)
+        return statistics.median(mine / theirs for mine, theirs in pairs)
+
+
+Results = dict[int, dict[str, Blocks]]
+"""By world size and contender."""
+Progress = Callable[[str], None]
+
+
+def obstacles(names: Sequence[str]) -> dict[str, str]:
+    """Say which contenders cannot be measured here, and why."""
+    found = {name: find(name).obstacle() for name in names}
+    return {name: obstacle for name, obstacle in found.items() if obstacle is not None}
+
+
+def measure(plan: Plan, progress: Progress) -> Results:
+    """Measure all contenders at all world sizes."""
+    skipped = obstacles(plan.names)
+    names = [name for name in plan.names if name not in skipped]
+    server_count = 1 if plan.shared_server else len(names)
+    results: Results = {}
+    progress(f"starting {max(plan.world_sizes)} ranks and {server_count} server processes")
+    with (
+        RankProcesses(server_count, timeout_secs=_JOIN_SECS) as servers,
+        RankProcesses(max(plan.world_sizes), timeout_secs=_JOIN_SECS) as ranks,
+    ):
+        for world_size in plan.world_sizes:
+            found = _measure_world(world_size, plan, names, (servers, ranks), progress)
+            results[world_size] = {
+                name: found.get(name) or _blank(name, skipped.get(name)) for name in plan.names
+            }
+    return results
+
+
+def _measure_world(
+    world_size: int,
+    plan: Plan,
+    names: list[str],
+    processes: tuple[RankProcesses, RankProcesses],
+    progress: Progress,
+) -> dict[str, Blocks]:
+    servers, ranks = processes
+    world = range(world_size)
+    results = {name: _blank(name, None) for name in names}
+    rounds: dict[str, int] = {}
+    for server, name in enumerate(names):
+        progress(f"{world_size} ranks: {name} joins")
+        port = servers.run(server % len(servers), serve, name, world_size)
+        ranks.run_all(join, name, world_size, port, ranks=world)
+        for tried in (20, 100):
+            secs = max(ranks.run_all(run_block, name, tried, ranks=world))
+            rounds[name] = max(math.ceil(plan.block_secs / secs), 20)
+            if secs * tried > plan.block_secs:
+                break
+    order = list(names)
+    for block in range(plan.blocks):
+        progress(f"{world_size} ranks: block {block + 1} of {plan.blocks}")
+        random.Random(block).shuffle(order)  # nobody always comes after the same neighbour
+        for name in order:
+            secs = max(ranks.run_all(run_block, name, rounds[name], ranks=world))
+            results[name].micros.append(secs * 1e6)
+    for name in names:
+        ranks.run_all(leave, name, ranks=world)
+    return results
+
+
+def _blank(name: str, skipped: str | None) -> Blocks:
+    contender = find(name)
+    return Blocks(contender.title, contender.has_network, skipped=skipped)
+
+
+def seed_of(results: dict[str, Blocks]) -> Blocks | None:
+    """Return the seed's blocks, unless it was skipped."""
+    seed = results.get(SEED)
+    return seed if seed is not None and seed.micros else None
+
+
+# What runs in the rank processes.
+
+
+def serve(_server: int, name: str, world_size: int) -> int:
+    """Start a contender's server; return its port."""
+    return find(name).serve(world_size)
+
+
+def join(rank: int, name: str, world_size: int, port: int) -> None:
+    """Make a contender on this rank."""
+    state[name] = find(name)(rank, world_size, port)
+
+
+def run_block(rank: int, name: str, rounds: int) -> float:
+    """Run a block; return the seconds per round that this rank has seen."""
+    secs: float = state[name].run(rounds)
+    return secs
+
+
+def leave(rank: int, name: str) -> None:
+    """Take a contender down."""
+    state.pop(name).leave()
