@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,18 +32,40 @@ _numbers = itertools.count(1)
 NewJob = Callable[..., Job]
 
 
-def find_free_port() -> int:
-    """Return a port that nobody listens at, outside the range from which clients get theirs."""
-    first = 20_000 + os.getpid() % 5_000
-    for port in range(first + next(_numbers), 32_000):
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+class Ports:
+    """Ports of this test run's own, outside the range from which clients get theirs.
+
+    A port that is only found to be free may be taken before it is used, by another run of these
+    tests on the same machine: so a run owns a whole block, as long as it listens at its first port.
+    """
+
+    _SIZE = 200
+
+    def __init__(self) -> None:
+        for first in range(20_000, 29_000, self._SIZE):
             try:
-                listener.bind(("127.0.0.1", port))
+                self._owner = socket.create_server(("127.0.0.1", first), reuse_port=False)
             except OSError:
                 continue
-            return port
-    raise AssertionError("all ports are taken")
+            self._ports = itertools.cycle(range(first + 1, first + self._SIZE))
+            return
+        raise AssertionError("no block of ports is free")
+
+    def new(self) -> int:
+        """Return a port that nobody listens at."""
+        for port in itertools.islice(self._ports, self._SIZE):
+            with socket.socket() as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    listener.bind(("127.0.0.1", port))
+                except OSError:
+                    continue
+                return port
+        raise AssertionError("all ports of the block are taken")
+
+    def close(self) -> None:
+        """Give the block back."""
+        self._owner.close()
 
 
 @dataclass(frozen=True)
@@ -51,10 +73,11 @@ class StoreProcess:
     """A process that serves TCPStores, so that none of the ranks needs to."""
 
     processes: RankProcesses
+    ports: Ports
 
     def serve(self, use_libuv: bool) -> int:
         """Start a server; return its port."""
-        port = find_free_port()
+        port = self.ports.new()
         self.processes.run(0, serve_store, port, use_libuv)
         return port
 
@@ -76,15 +99,22 @@ class StoreProcess:
 
 
 @pytest.fixture(scope="session")
+def ports() -> Iterator[Ports]:
+    """Ports that no other test run uses."""
+    with closing(Ports()) as ports:
+        yield ports
+
+
+@pytest.fixture(scope="session")
 def _rank_processes() -> Iterator[RankProcesses]:
     with RankProcesses(4, timeout_secs=60) as processes:
         yield processes
 
 
 @pytest.fixture(scope="session")
-def store_process() -> Iterator[StoreProcess]:
+def store_process(ports: Ports) -> Iterator[StoreProcess]:
     with RankProcesses(1, timeout_secs=60) as processes:
-        yield StoreProcess(processes)
+        yield StoreProcess(processes, ports)
 
 
 @pytest.fixture(scope="session")
@@ -108,9 +138,9 @@ def own_port(store_process: StoreProcess) -> Iterator[int]:
 
 
 @pytest.fixture
-def free_port() -> int:
+def free_port(ports: Ports) -> int:
     """A port that nobody listens at."""
-    return find_free_port()
+    return ports.new()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from barrier_core.testing.processes import RankProcesses
-from plugins.tcp_store.tests.conftest import find_free_port
+from plugins.tcp_store.tests.conftest import Ports
 from plugins.tcp_store.tests.looking import the_verdict, wait_until_arrived, within
 from plugins.tcp_store.tests.rank_side import (
     Job,
@@ -22,10 +22,10 @@ ENDED_WELL = "exited with code 0"
 
 
 def test_a_host_that_closes_first_waits_for_the_others_50_times(
-    ranks: RankProcesses, hosted_job: Job, tmp_path: Path
+    ranks: RankProcesses, hosted_job: Job, ports: Ports, tmp_path: Path
 ) -> None:
-    ports = [find_free_port() for _ in range(50)]
-    closings = ranks.run_all(host_and_leave_first, hosted_job, ports, tmp_path)
+    fresh = [ports.new() for _ in range(50)]
+    closings = ranks.run_all(host_and_leave_first, hosted_job, fresh, tmp_path)
     for (_, host_ended), *others in zip(*closings, strict=True):
         assert host_ended > max(began for began, _ in others)
 
