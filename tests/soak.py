@@ -34,6 +34,8 @@ from barrier_core.testing.processes import RankEndedError, RankProcesses, state
 WORLD_SIZE = 4
 ROUNDS = 30
 TIMEOUT_SECS = 3.0
+GRACE_SECS = 7.0
+"""By how much a wait may exceed its limit: a busy machine, and a store that stands still."""
 KINDS: dict[str, set[str | None]] = {
     "none": {None},
     "abort": {"abort"},
@@ -58,6 +60,7 @@ class Outcome:
 
     passed: int
     verdict: Verdict | None
+    longest_wait_secs: float = field(compare=False)
 
 
 @dataclass
@@ -90,7 +93,7 @@ def go_through_rounds(
         timeout_secs=TIMEOUT_SECS,
         heartbeat_secs=0.5,
     )
-    passed = 0
+    passed, longest_wait = 0, 0.0
     entered = state.setdefault("entered", Entered(entered_path))
     try:
         for number in range(1, ROUNDS + 1):
@@ -99,14 +102,18 @@ def go_through_rounds(
             if fault is not None and number == at_round:
                 tag = commit(fault, barrier, tag)
             entered.enter(rank, generation, number)
-            barrier.execute_barrier(tag=tag)
+            started = time.monotonic()
+            try:
+                barrier.execute_barrier(tag=tag)
+            finally:
+                longest_wait = max(longest_wait, time.monotonic() - started)
             entered.check(generation, number)
             passed = number
         verdict = None
     except BarrierFailedError as error:
         verdict = error.verdict
     barrier.close()
-    return Outcome(passed, verdict)
+    return Outcome(passed, verdict, longest_wait)
 
 
 def commit(fault: str, barrier: Any, tag: str) -> str:
@@ -122,7 +129,9 @@ def commit(fault: str, barrier: Any, tag: str) -> str:
     elif fault == "other tag":
         return "something else"
     elif fault == "sleep":
-        time.sleep(TIMEOUT_SECS + 0.5)
+        # Far beyond the limit: if the whole machine stood still around it, this rank would come as
+        # the others wake up, and the round would rightly pass.
+        time.sleep(TIMEOUT_SECS + 3.0)
     elif fault == "close":
         barrier.close()
         raise BarrierFailedError(Verdict("dead", barrier.round + 1))
@@ -280,6 +289,8 @@ def run_generation(
             raise AssertionError(f"rank {rank}: {error!r}") from error
     tally.rounds += max(outcome.passed for outcome in outcomes)
     assert all(outcome == outcomes[0] for outcome in outcomes), f"split: {outcomes}"
+    longest = max(outcome.longest_wait_secs for outcome in outcomes)
+    assert longest < TIMEOUT_SECS + GRACE_SECS, f"a rank has waited for {longest:.1f} s"
     verdict = outcomes[0].verdict
     kind = verdict.kind if verdict else None
     assert kind in KINDS[fault], f"{verdict}"
