@@ -195,15 +195,21 @@ def _meet_first_rank(dist: Any, group: Any, ranks: list[int], timeout: timedelta
         ):
             wait(work)
         return
+    arrivals: dict[int, Any] = {}
     missing: dict[int, str] = {}
-    for rank, arrival in [(rank, dist.irecv(message(), rank, group, _TAG)) for rank in others]:
+    for rank in others:
+        try:
+            arrivals[rank] = dist.irecv(message(), rank, group, _TAG)
+        except RuntimeError as error:  # its connection is known to be lost before one asks
+            missing[rank] = str(error)
+    for rank, arrival in arrivals.items():
         try:
             wait(arrival)
         except RuntimeError as error:
             # The first one ends the group's life; who has come before is known nevertheless.
             missing[rank] = str(error)
     if missing:
-        raise _MissingRanksError(list(missing), next(iter(missing.values())))
+        raise _MissingRanksError(sorted(missing), next(iter(missing.values())))
     for release in [dist.isend(message(), rank, group, _TAG) for rank in others]:
         wait(release)
 

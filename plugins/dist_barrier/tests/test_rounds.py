@@ -150,21 +150,35 @@ def hang_up() -> None:
                 connection.shutdown(socket.SHUT_RDWR)
 
 
-def is_cut_off(rank: int, rendezvous: Path) -> tuple[Verdict, float] | None:
+def torch_byte() -> Any:
+    import torch
+
+    return torch.zeros(1, dtype=torch.uint8)
+
+
+def is_cut_off(
+    rank: int, rendezvous: Path, first_rank_knows: bool
+) -> tuple[Verdict, float] | None:
     with gloo_group(rank, rendezvous):
         barrier = DistBarrier(LONG_SECS)
         barrier.execute_barrier()
         if rank == 3:
             hang_up()
             return None
+        if rank == 0 and first_rank_knows:
+            with pytest.raises(RuntimeError):
+                barrier._group.recv([torch_byte()], 3, 1).wait(timedelta(seconds=LONG_SECS))
         # The first rank hears of it, and would not tell the others before it leaves.
         error, secs = failure_of(barrier, timeout_secs=LONG_SECS if rank == 0 else SHORT_SECS)
         assert isinstance(error, BarrierConnectionError if rank == 0 else BarrierTimeoutError)
         return error.verdict, secs
 
 
-def test_a_lost_connection_is_not_waited_for(ranks: RankProcesses, rendezvous: Path) -> None:
-    outcome = ranks.run_all(is_cut_off, rendezvous)[0]
+@pytest.mark.parametrize("first_rank_knows", [False, True])
+def test_a_lost_connection_is_not_waited_for(
+    ranks: RankProcesses, rendezvous: Path, first_rank_knows: bool
+) -> None:
+    outcome = ranks.run_all(is_cut_off, rendezvous, first_rank_knows)[0]
     assert outcome is not None
     verdict, secs = outcome
     assert secs < LONG_SECS / 2
