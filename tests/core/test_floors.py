@@ -22,6 +22,7 @@ FLOORS = (
     {"known_backends", "discovery", "registry", "arguments", "config"},
     {"agreement"},
     {"observers"},
+    {"report"},
     {"testing"},
     {"cli"},
 )
