@@ -299,7 +299,13 @@ def test_wait_exits_130_when_it_is_interrupted(site: Site) -> None:
     command = [sys.executable, "-m", "barrier_core", "wait", "--type", "waiting"]
 
     with subprocess.Popen(
-        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # In a test run that a shell has put in the background, Ctrl-C is ignored from the start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "waits\n"
