@@ -296,16 +296,10 @@ def test_wait_exits_130_when_it_is_interrupted(site: Site) -> None:
     environ |= {"PATH": os.environ["PATH"], "RANK": "0", "WORLD_SIZE": "1"}
     root = Path(__file__).parents[2]
     environ["PYTHONPATH"] = f"{site.path}{os.pathsep}{root}"
-    command = [sys.executable, "-m", "barrier_core", "wait", "--type", "waiting"]
+    command = [sys.executable, "-c", ATTENTIVE, "wait", "--type", "waiting"]
 
     with subprocess.Popen(
-        command,
-        env=environ,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # In a test run that a shell has put in the background, Ctrl-C is ignored from the start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "waits\n"
@@ -314,6 +308,14 @@ def test_wait_exits_130_when_it_is_interrupted(site: Site) -> None:
 
     assert (process.returncode, errors) == (130, "Error: interrupted\n")
 
+
+# Where a shell has put the test run into the background, Ctrl-C is ignored from the start.
+ATTENTIVE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from barrier_core.cli import main
+main(prog_name="barrier")
+"""
 
 WAITING = """
 import threading
