@@ -18,7 +18,14 @@ from tests.environments import ROOT, VirtualEnvironment, run
 # The first is the oldest that pyproject.toml allows, the last the one that constraints.txt pins.
 PLUGGY = ("1.5.0", "1.7.0")
 IMPORTLIB_METADATA = ("8.7.0", "9.1.0", "10.2.0")
-TESTS = ("test_contract.py", "test_discovery_scale.py", "test_registry.py")
+TESTS = (
+    "test_broken_plugins.py",
+    "test_contract.py",
+    "test_discovery_scale.py",
+    "test_installed_observers.py",
+    "test_plugin_choice.py",
+    "test_registry.py",
+)
 
 # Fails unless what is imported is what was asked for; then pytest gets the rest of the arguments.
 CHECKED = """

@@ -51,7 +51,11 @@ class Backend:
 
 
 def all_backends(registry: Registry) -> list[Backend]:
-    """Load every backend, sorted by name. A broken one costs only itself."""
+    """Load every backend, sorted by name. A broken one costs only itself.
+
+    Raises:
+        BarrierPluginError: What is installed cannot be searched.
+    """
     backends = []
     for name in registry.full_names():
         try:
@@ -66,7 +70,8 @@ def one_backend(registry: Registry, name: str) -> Backend:
 
     Raises:
         UnknownBarrierTypeError: Nothing of this name is installed or registered.
-        BarrierPluginError: Two distributions claim the name.
+        BarrierPluginError: Two distributions claim the name, or what is installed cannot be
+            searched.
     """
     loaded, reason = None, None
     try:

@@ -16,6 +16,8 @@ def command(as_json: bool) -> None:
     """List the barriers that are installed.
 
     Each one is loaded, to tell whether it works. One that is broken is listed with the reason.
+
+    The exit status is 0, and 1 if what is installed cannot be searched (stderr says why).
     """
     backends = all_backends(registry)
     if as_json:
