@@ -121,6 +121,7 @@ class StoreBarrier(Barrier):
     ) -> None:
         super().__init__(global_rank, global_world_size, timeout_secs, warn_after_secs)
         check_name("barrier_prefix", barrier_prefix)
+        self.barrier_prefix = barrier_prefix
         self._rank = global_rank
         self._world_size = global_world_size
         self._store_name = store_name
