@@ -16,7 +16,14 @@ from barrier_core.agreement.log import Break, Log
 from barrier_core.agreement.processes import Beacon
 from barrier_core.agreement.protocol import Keys, RoundKeys, arrive, give_up, run
 from barrier_core.agreement.retire import COLLECT_EVERY, retire, retire_older
-from barrier_core.agreement.roster import Examiner, Member, join, leave, read_left
+from barrier_core.agreement.roster import (
+    Examiner,
+    Member,
+    join,
+    leave,
+    read_left,
+    wait_for_host,
+)
 from barrier_core.agreement.seats import Seat
 from barrier_core.agreement.store import Connect, StoreLine, StoreLostError
 from barrier_core.agreement.watcher import LOOK_SECS, Finding, Passed, SlowRound, Watcher
@@ -150,7 +157,7 @@ class StoreBarrier(Barrier):
         with ExitStack() as undo:
             undo.callback(self._seat.give_back)
             try:
-                self._line = connect()
+                self._line = self._open(connect)
                 undo.callback(self._line.close)
                 self._beacon = _light_beacon(self._line) if heartbeat_secs else None
                 if self._beacon is not None:
@@ -173,6 +180,21 @@ class StoreBarrier(Barrier):
             self._beacon,
         )
         self._owner_pid = os.getpid()
+
+    def _open(self, connect: Connect) -> StoreLine:
+        """Open the caller's line, to join on; a backend whose rank 0 hosts the store overrides it.
+
+        Raises:
+            StoreLostError: The store cannot be reached.
+        """
+        return connect()
+
+    def _wait_for_host(self, line: StoreLine, deadline: float) -> None:
+        """Return once rank 0 has come to this barrier; see `wait_for_host`."""
+        keys = wait_for_host(line, self._keys, deadline)
+        if keys is not self._keys:
+            self._keys = keys
+            self._seat.move_to(keys.number)
 
     def _run_round(self, timeout_secs: float, tag: str) -> None:
         self._round_thread = threading.get_ident()

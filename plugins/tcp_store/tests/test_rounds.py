@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import random
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from plugins.tcp_store.tests.rank_side import (
     join,
     pretend_old_server,
     try_to_arrive,
+    two_barriers_at_once,
 )
 
 
@@ -162,16 +162,6 @@ def test_a_killed_rank_breaks_the_round_long_before_the_timeout(
     assert [(status.rank, status.pid, status.state) for status in verdict.missing] == [
         (3, pid, "dead")
     ]
-
-
-def two_barriers_at_once(rank: int, jobs: list[Job], rounds: int) -> None:
-    """Go through two barriers in two threads."""
-    threads = [threading.Thread(target=go_through, args=(rank, job, rounds)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [state[job.prefix].round for job in jobs] == [rounds, rounds]
 
 
 def test_two_barriers_with_different_prefixes_share_a_store_without_meeting(
