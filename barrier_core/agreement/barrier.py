@@ -48,6 +48,8 @@ SLOW_AFTER_SECS = 0.25
 """A round that takes longer gets looked after; until then a failure can cost nothing."""
 DEFAULT_HEARTBEAT_SECS = 5.0
 DEFAULT_LINGER_SECS = 30.0
+_LOOK_NOW_SECS = 1.0
+"""How long, in seconds, a deadline may be overdrawn to see whether progress extends it."""
 _LINGER_POLL_SECS = 0.05
 _ABORT_POLL_SECS = 0.02
 _STAGGER_ABOVE = 32  # ranks
@@ -249,7 +251,6 @@ class StoreBarrier(Barrier):
             wake=self._line.wake,
             report=self._report,
             report_after=(self.warn_after_secs if listened else None) or math.inf,
-            needs_progress=self._progress_extends_deadline,
         )
         deadline = started + timeout_secs + self._stagger_secs
         self._watcher.attend(slow)
@@ -258,7 +259,8 @@ class StoreBarrier(Barrier):
                 finding = slow.finding or self._own_abort()
                 if finding is None and time.monotonic() >= deadline:
                     deadline = max(deadline, self._extended_deadline(slow, timeout_secs))
-                    if time.monotonic() >= deadline:
+                    finding = slow.finding
+                    if finding is None and time.monotonic() >= deadline:
                         waited = f"waited for {time.monotonic() - started:.1f} s"
                         finding = Break("timeout", self._rank, waited)
                 if finding is not None:
@@ -270,7 +272,10 @@ class StoreBarrier(Barrier):
 
     def _extended_deadline(self, slow: SlowRound, timeout_secs: float) -> float:
         """Return the deadline that the late ranks' progress allows, in monotonic seconds."""
-        if not self._progress_extends_deadline or not slow.missing:
+        if not self._progress_extends_deadline:
+            return 0.0
+        self._watcher.look_now(slow, _LOOK_NOW_SECS)  # what was seen before may be outdated
+        if not slow.missing:
             return 0.0
         ages = [status.progress_age_secs for status in slow.missing]
         if any(age is None for age in ages):

@@ -82,11 +82,48 @@ def join(rank: int, job: Job) -> None:
         state[job.prefix] = job.make(rank)
 
 
+def join_as(rank: int, job: Job, claimed: int) -> None:
+    """Join under another rank's number."""
+    join(claimed, job)
+
+
 def arrive(rank: int, job: Job, timeout_secs: float | None = None, tag: str = "") -> int:
     """Go through the barrier once; return the round's number."""
     barrier: TCPStoreBarrier = state[job.prefix]
     barrier.execute_barrier(timeout_secs, tag)
     return barrier.round
+
+
+def join_and_arrive_as(rank: int, job: Job, claimed: list[int]) -> None:
+    """Be several ranks at once, in threads of one process; arrive as each of them."""
+    threads = [threading.Thread(target=job.make(other).execute_barrier) for other in claimed]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def arrive_and_tell(rank: int, job: Job, has_looked: Path) -> None:
+    """Arrive; the file ``has_looked`` is there once this rank has looked who is missing."""
+    watcher = state[job.prefix]._watcher
+
+    def tell() -> None:
+        wait_until(lambda: watcher._slow and watcher._slow.looked.is_set(), "it has looked")
+        has_looked.touch()
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    try:
+        arrive(rank, job)
+    finally:
+        thread.join()
+
+
+def report_every(rank: int, job: Job, pause_secs: float, texts: list[str]) -> None:
+    """Report progress, with pauses."""
+    for text in texts:
+        report_progress(rank, job, text)
+        time.sleep(pause_secs)
 
 
 def try_to_arrive(rank: int, job: Job, timeout_secs: float | None = None) -> Verdict | None:

@@ -14,12 +14,7 @@ from plugins.tcp_store.tests.looking import (
     wait_until_arrived,
     within,
 )
-from plugins.tcp_store.tests.rank_side import Job, arrive, close, join, make_use_and_close
-
-
-def join_as(rank: int, job: Job, claimed: int) -> None:
-    """Join under another rank's number."""
-    join(claimed, job)
+from plugins.tcp_store.tests.rank_side import Job, arrive, close, join, join_as, make_use_and_close
 
 
 def test_a_second_process_of_a_rank_is_refused_and_the_waiting_ranks_are_told(

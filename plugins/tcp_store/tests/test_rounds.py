@@ -22,6 +22,7 @@ from plugins.tcp_store.tests.rank_side import (
     go_through,
     join,
     pretend_old_server,
+    report_every,
     try_to_arrive,
     two_barriers_at_once,
 )
@@ -121,6 +122,19 @@ def test_a_round_whose_time_runs_out_names_the_missing_rank_and_what_it_did_last
     assert verdict.missing[0].pid == ranks.pid(2)
     # Who is late gets the same verdict at once, and so does who tries again.
     assert the_verdict(ranks.start_all(arrive, any_job)) == verdict
+
+
+def test_progress_extends_the_deadline_for_as_long_as_it_is_reported(
+    ranks: RankProcesses, new_job: NewJob
+) -> None:
+    job = new_job(timeout_secs=2, progress_extends_deadline=True)
+    ranks.run_all(join, job)
+    calls = ranks.start_all(arrive, job, ranks=[0, 1, 2])
+    ranks.run(3, report_every, job, 0.3, [f"shard {shard}" for shard in range(10)])
+    assert not any(call.done() for call in calls)  # 3 s have passed
+    with within(5):
+        verdict = the_verdict(calls)
+    assert (verdict.kind, verdict.missing[0].progress) == ("timeout", "shard 9")
 
 
 @pytest.mark.parametrize("waiting", [[0, 1], [0, 1, 3]])
