@@ -16,7 +16,14 @@ from barrier_core.agreement.log import Break, Log
 from barrier_core.agreement.processes import Beacon
 from barrier_core.agreement.protocol import Keys, RoundKeys, arrive, give_up, run
 from barrier_core.agreement.retire import COLLECT_EVERY, retire, retire_older
-from barrier_core.agreement.roster import Examiner, Member, join, leave, read_left
+from barrier_core.agreement.roster import (
+    Examiner,
+    Member,
+    join,
+    leave,
+    read_left,
+    wait_for_host,
+)
 from barrier_core.agreement.seats import Seat
 from barrier_core.agreement.store import Connect, StoreLine, StoreLostError
 from barrier_core.agreement.watcher import LOOK_SECS, Finding, Passed, SlowRound, Watcher
@@ -42,6 +49,8 @@ SLOW_AFTER_SECS = 0.25
 """A round that takes longer gets looked after; until then a failure can cost nothing."""
 DEFAULT_HEARTBEAT_SECS = 5.0
 DEFAULT_LINGER_SECS = 30.0
+_LOOK_NOW_SECS = 1.0
+"""How long, in seconds, a deadline may be overdrawn to see whether progress extends it."""
 _LINGER_POLL_SECS = 0.05
 _ABORT_POLL_SECS = 0.02
 _STAGGER_ABOVE = 32  # ranks
@@ -153,7 +162,7 @@ class StoreBarrier(Barrier):
         with ExitStack() as undo:
             undo.callback(self._seat.give_back)
             try:
-                self._line = connect()
+                self._line = self._open(connect)
                 undo.callback(self._line.close)
                 self._beacon = _light_beacon(self._line) if heartbeat_secs else None
                 if self._beacon is not None:
@@ -222,6 +231,21 @@ class StoreBarrier(Barrier):
             )
         return [by_rank[rank] for rank in range(self._world_size)]
 
+    def _open(self, connect: Connect) -> StoreLine:
+        """Open the caller's line, to join on; a backend whose rank 0 hosts the store overrides it.
+
+        Raises:
+            StoreLostError: The store cannot be reached.
+        """
+        return connect()
+
+    def _wait_for_host(self, line: StoreLine, deadline: float) -> None:
+        """Return once rank 0 has come to this barrier; see `wait_for_host`."""
+        keys = wait_for_host(line, self._keys, deadline)
+        if keys is not self._keys:
+            self._keys = keys
+            self._seat.move_to(keys.number)
+
     def _run_round(self, timeout_secs: float, tag: str) -> None:
         self._round_thread = threading.get_ident()
         try:
@@ -275,7 +299,6 @@ class StoreBarrier(Barrier):
             wake=self._line.wake,
             report=self._report,
             report_after=(self.warn_after_secs if listened else None) or math.inf,
-            needs_progress=self._progress_extends_deadline,
         )
         deadline = started + timeout_secs + self._stagger_secs
         self._watcher.attend(slow)
@@ -284,7 +307,8 @@ class StoreBarrier(Barrier):
                 finding = slow.finding or self._own_abort()
                 if finding is None and time.monotonic() >= deadline:
                     deadline = max(deadline, self._extended_deadline(slow, timeout_secs))
-                    if time.monotonic() >= deadline:
+                    finding = slow.finding
+                    if finding is None and time.monotonic() >= deadline:
                         waited = f"waited for {time.monotonic() - started:.1f} s"
                         finding = Break("timeout", self._rank, waited)
                 if finding is not None:
@@ -296,7 +320,10 @@ class StoreBarrier(Barrier):
 
     def _extended_deadline(self, slow: SlowRound, timeout_secs: float) -> float:
         """Return the deadline that the late ranks' progress allows, in monotonic seconds."""
-        if not self._progress_extends_deadline or not slow.missing:
+        if not self._progress_extends_deadline:
+            return 0.0
+        self._watcher.look_now(slow, _LOOK_NOW_SECS)  # what was seen before may be outdated
+        if not slow.missing:
             return 0.0
         ages = [status.progress_age_secs for status in slow.missing]
         if any(age is None for age in ages):

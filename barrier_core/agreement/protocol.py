@@ -147,6 +147,16 @@ class Keys:
         self.left = f"{self.base}/left"
         self.collected = f"{self.base}/collected"
 
+    @property
+    def number(self) -> int:
+        """Which barrier of this prefix in the job's generation it is, from 0 (see `Seat`)."""
+        return int(self.generation_name.rpartition(".")[2])
+
+    def is_after(self, other: Keys) -> bool:
+        """Whether both are of one generation of the job, and this is the later barrier."""
+        generations = {keys.generation_name.rpartition(".")[0] for keys in (self, other)}
+        return len(generations) == 1 and self.number > other.number
+
     def round(self, number: int, tag: str) -> RoundKeys:
         """Return the keys of a round, for a rank with this tag."""
         log = f"{self.base}/{number}"

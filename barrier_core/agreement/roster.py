@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable
+from urllib.parse import unquote
 
 import msgspec
 
@@ -21,12 +22,14 @@ from barrier_core.agreement.processes import (
 )
 from barrier_core.agreement.protocol import Keys
 from barrier_core.agreement.store import StoreLine
-from barrier_core.errors import RankConflictError
+from barrier_core.errors import BarrierSetupError, RankConflictError
 from barrier_core.ranks import RankInfo, RankState, RankStatus
 
 PROTOCOL_VERSION = 1
 
 _KNOCK_SECS = 0.3
+_FIRST_POLL_SECS = 0.01
+_LAST_POLL_SECS = 0.25
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -72,6 +75,50 @@ class Pulse(msgspec.Struct, frozen=True):
     progress: str | None
     progress_age_secs: float | None
     """Age of the progress when the heartbeat was sent: hosts' clocks are never compared."""
+
+
+def wait_for_host(line: StoreLine, keys: Keys, deadline: float) -> Keys:
+    """Return once rank 0 is in the roster, where it hosts the store; for the ranks that it serves.
+
+    A server that answers need not be the one to stay in: the barrier before, or the job before,
+    may have had its own at the same address, where its rank 0 still waits for others to leave.
+    Why this is safe: rank 0 enters only the server that it hosts for this barrier, waits for nobody
+    before that, and ends it only after all in this roster have left. So whoever finds rank 0 here
+    may stay; whoever does not looks again, or is hung up on and connects anew.
+
+    Args:
+        line: Goes to the server that answers at the address.
+        keys: Of this barrier as this process counts it.
+        deadline: When to give up, in monotonic seconds.
+
+    Returns:
+        The keys to go on with. Later ones than ``keys`` if rank 0 has closed that barrier, without
+        this rank, and made the next: a rank that missed it comes to the one that there is, and one
+        that came back alone is refused there.
+
+    Raises:
+        BarrierSetupError: Rank 0 has not come before the deadline.
+        StoreLostError: The server has ended, or does not answer.
+    """
+    pause = _FIRST_POLL_SECS
+    while True:
+        host, known = line.read([keys.member(0), keys.generations])
+        if host is not None:
+            return keys
+        names = (known or b"").decode().split()
+        last = Keys(keys.prefix_name, unquote(names[-1])) if names else keys
+        if last.is_after(keys):
+            keys = last
+            continue
+        if time.monotonic() + pause >= deadline:
+            there = f"; the last that it made there is {names[-1]}" if names else ""
+            raise BarrierSetupError(
+                f"a store answers, but rank 0 has not come to the barrier {keys.prefix_name!r} of "
+                f"generation {keys.generation_name}{there}. Start all ranks, with the same "
+                "barrier_prefix and generation"
+            )
+        time.sleep(pause)
+        pause = min(pause * 2, _LAST_POLL_SECS)
 
 
 def join(line: StoreLine, keys: Keys, me: Member, world_size: int) -> None:

@@ -8,6 +8,7 @@ the protocol needs.
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -32,7 +33,9 @@ reaches it. 1,000 waiting ranks ask 3,300 times a second."""
 LOOK_SECS = 0.5
 """How often a monitor looks who is missing and whether they live."""
 _MONITORS = 3
-"""Ranks that look who is missing: the first to arrive. All would cost the store O(N^2)."""
+"""Ranks that look who is missing as often as that: the first to arrive. All would cost O(N^2)."""
+_OTHERS_LOOK_SECS = 0.1
+"""Seconds between the looks of all other ranks together, in case the monitors themselves die."""
 _PROGRESS_SECS = 0.5
 """How often progress is sent on, at most."""
 
@@ -60,12 +63,12 @@ class SlowRound:
     """Tells the observers who is missing, after this many seconds."""
     report_after: float
     """Seconds from the start until the next report; infinite when nobody listens."""
-    needs_progress: bool
-    """Whether the missing ranks' progress extends the deadline."""
     missing: tuple[RankStatus, ...] = ()
     finding: Finding | None = None
     looked_at: float = 0.0
     """Monotonic time, in seconds, at which `missing` was true."""
+    looked: threading.Event = field(default_factory=threading.Event)
+    """Set at every look, and once there is a finding."""
     arrived: list[int] = field(default_factory=list)
     """Ranks in the order of their arrival, when last looked."""
 
@@ -123,6 +126,14 @@ class Watcher:
             self._next_look = 0.0
             self._start()
             self._wakeup.set()
+
+    def look_now(self, slow: SlowRound, timeout_secs: float) -> None:
+        """Look who is missing from the slow round; return when that is done, or the time is up."""
+        slow.looked.clear()
+        self._next_look = 0.0
+        self._wakeup.set()
+        if slow.finding is None:  # with one, the watcher looks no more
+            slow.looked.wait(timeout_secs)
 
     def report_progress(self, progress: str) -> None:
         """Send progress on, at most every half second: a loop may report each item it handles."""
@@ -230,15 +241,22 @@ class Watcher:
         waited = now - slow.started
         reports = waited >= slow.report_after
         if slow.finding is None and (now >= self._next_look or reports):
-            monitors = not slow.arrived or self._rank in slow.arrived[:_MONITORS]
-            if monitors or reports or slow.needs_progress:
-                slow.finding = self._look(line, slow)
-                self._next_look = time.monotonic() + LOOK_SECS
+            slow.finding = self._look(line, slow)
+            self._next_look = time.monotonic() + self._look_again_after(slow)
+            slow.looked.set()
         if slow.finding is not None:
+            slow.looked.set()
             slow.wake()
         elif reports:
             slow.report_after *= 2
             slow.report(slow, waited)
+
+    def _look_again_after(self, slow: SlowRound) -> float:
+        """Return the seconds until this rank's next look: all together cost the store O(N)."""
+        if self._rank in slow.arrived[:_MONITORS]:
+            return LOOK_SECS
+        # At random, since all ranks have begun to wait at once and must not look at once.
+        return max(LOOK_SECS, 2 * random.random() * _OTHERS_LOOK_SECS * self._world_size)
 
     def _look(self, line: StoreLine, slow: SlowRound) -> Finding | None:
         log = parse(line.read([slow.keys.log])[0] or b"")

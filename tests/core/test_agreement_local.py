@@ -656,6 +656,22 @@ def test_a_rank_that_arrives_within_the_extended_deadline_passes(job: Job) -> No
     ranks.pass_()
 
 
+def test_a_deadline_is_judged_by_what_is_known_when_it_comes(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("barrier_core.agreement.watcher.LOOK_SECS", 60.0)
+    barriers = job.barriers(2, timeout_secs=1.5, progress_extends_deadline=True)
+    ranks = arriving(barriers[0])
+    wait_until(lambda: (slow := barriers[0]._watcher._slow) and slow.looked.is_set())
+
+    barriers[1].report_progress("after the look")
+
+    (missing,) = ranks.verdict().missing
+    assert missing.progress == "after the look"
+    assert missing.progress_age_secs is not None
+    assert missing.progress_age_secs >= 1.5  # not from the start of the round: from the report
+
+
 class Listener:
     """Keeps what it hears of slow rounds: of each rank, who is missing and who should speak."""
 

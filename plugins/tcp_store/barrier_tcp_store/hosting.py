@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -65,6 +67,47 @@ def place_of(store: Any) -> Place:
         agreed = store.compare_set("barrier/namespace", "", uuid.uuid4().hex)
         namespace = f"barrier/{agreed.decode()}/"
     return Place(inner.host, inner.port, namespace)
+
+
+_servers: dict[tuple[int, Place], Any] = {}
+"""The servers of this process, by its pid: a forked child has none, and ends none."""
+_users: Counter[tuple[int, Place]] = Counter()
+_one_at_a_time = threading.Lock()
+
+
+class HostedStore:
+    """One barrier's share in the server that this process hosts at a place.
+
+    All barriers of a process that are hosted at one place share a server, whatever their prefix. It
+    starts with the first of them and ends with the last; which of torch's servers it is, the first
+    decides.
+
+    Args:
+        place: Where to listen.
+        use_libuv: Which of torch's two servers to start.
+
+    Raises:
+        BarrierSetupError: See `host_store`.
+    """
+
+    def __init__(self, place: Place, use_libuv: bool) -> None:
+        self._key = (os.getpid(), place)
+        self._is_released = False
+        with _one_at_a_time:
+            if not _users[self._key]:
+                _servers[self._key] = host_store(place, use_libuv)
+            _users[self._key] += 1
+
+    def release(self) -> None:
+        """Have the server end, unless other barriers use it: the port is free on return."""
+        # In a forked child torch's object has no server thread that it could end: it stays.
+        with _one_at_a_time:
+            if self._is_released or self._key[0] != os.getpid():
+                return
+            self._is_released = True
+            _users[self._key] -= 1
+            if not _users[self._key]:
+                del _users[self._key], _servers[self._key]
 
 
 def host_store(place: Place, use_libuv: bool) -> Any:

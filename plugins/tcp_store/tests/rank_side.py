@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import socket
 import sys
 import threading
 import time
@@ -13,12 +15,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from barrier_core.errors import BarrierError
+import pytest
+
+from barrier_core.errors import BarrierError, BrokenBarrierError
 from barrier_core.testing.processes import state, wait_until
 from barrier_core.verdict import Verdict
 from barrier_tcp_store import TCPStoreBarrier
 from barrier_tcp_store.hosting import Place, host_store
-from barrier_tcp_store.wire import TCPStoreLine
 
 _one_environment = threading.Lock()  # for all threads of a process: one at a time changes it
 
@@ -70,7 +73,7 @@ def pretend_old_server(job: Job) -> AbstractContextManager[object]:
     """Have barriers that are made meanwhile wait as a server without BARRIER needs it."""
     if job.can_ring:
         return nullcontext()
-    return mock.patch.object(TCPStoreLine, "probe_bell", return_value=False)
+    return mock.patch.object(TCPStoreBarrier, "_can_ring", return_value=False)
 
 
 def join(rank: int, job: Job) -> None:
@@ -79,11 +82,48 @@ def join(rank: int, job: Job) -> None:
         state[job.prefix] = job.make(rank)
 
 
+def join_as(rank: int, job: Job, claimed: int) -> None:
+    """Join under another rank's number."""
+    join(claimed, job)
+
+
 def arrive(rank: int, job: Job, timeout_secs: float | None = None, tag: str = "") -> int:
     """Go through the barrier once; return the round's number."""
     barrier: TCPStoreBarrier = state[job.prefix]
     barrier.execute_barrier(timeout_secs, tag)
     return barrier.round
+
+
+def join_and_arrive_as(rank: int, job: Job, claimed: list[int]) -> None:
+    """Be several ranks at once, in threads of one process; arrive as each of them."""
+    threads = [threading.Thread(target=job.make(other).execute_barrier) for other in claimed]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def arrive_and_tell(rank: int, job: Job, has_looked: Path) -> None:
+    """Arrive; the file ``has_looked`` is there once this rank has looked who is missing."""
+    watcher = state[job.prefix]._watcher
+
+    def tell() -> None:
+        wait_until(lambda: watcher._slow and watcher._slow.looked.is_set(), "it has looked")
+        has_looked.touch()
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    try:
+        arrive(rank, job)
+    finally:
+        thread.join()
+
+
+def report_every(rank: int, job: Job, pause_secs: float, texts: list[str]) -> None:
+    """Report progress, with pauses."""
+    for text in texts:
+        report_progress(rank, job, text)
+        time.sleep(pause_secs)
 
 
 def try_to_arrive(rank: int, job: Job, timeout_secs: float | None = None) -> Verdict | None:
@@ -188,6 +228,68 @@ def host_and_leave_first(
         barrier.close()
         ended.append((began, time.monotonic()))
     return ended
+
+
+def two_barriers_at_once(rank: int, jobs: list[Job], rounds: int) -> None:
+    """Go through two barriers in two threads."""
+    threads = [threading.Thread(target=go_through, args=(rank, job, rounds)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [state[job.prefix].round for job in jobs] == [rounds, rounds]
+
+
+def make_use_and_close(
+    rank: int, job: Job, times: int, rounds: int = 2, aborts: bool = False
+) -> list[int]:
+    """Make a barrier, go through it and close it, again and again, each time anew at once.
+
+    Now and then a rank is late to close: it keeps the server of before alive, where those who are
+    early must not stay.
+
+    Args:
+        rank: This rank.
+        job: The barrier.
+        times: How often.
+        rounds: How often to go through each.
+        aborts: Whether one rank breaks it in the end.
+
+    Returns:
+        The last round that passed, of each barrier.
+    """
+    dice = random.Random(f"{rank} of {job.prefix}")
+    passed = []
+    for number in range(times):
+        barrier = job.make(rank)
+        for _ in range(rounds):
+            barrier.execute_barrier()
+        passed.append(barrier.round)
+        if aborts:
+            if rank == number % job.world_size:
+                barrier.abort("once more")
+            with pytest.raises(BrokenBarrierError, match="once more"):
+                barrier.execute_barrier()
+        if dice.random() < 0.4:
+            time.sleep(dice.random() * 0.05)
+        barrier.close()
+    return passed
+
+
+def make_anew(rank: int, job: Job, begun: Path) -> None:
+    """Close the barrier and make it anew; ``begun`` is there once the first is closed."""
+    close(rank, job)
+    begun.touch()
+    join(rank, job)
+
+
+def can_listen(rank: int, job: Job) -> bool:
+    """Whether nobody listens at the job's port any more."""
+    try:
+        socket.create_server(("127.0.0.1", job.options["tcpstore_port"])).close()
+    except OSError:
+        return False
+    return True
 
 
 # The process that serves stores which outlive the ranks. Only it and hosting ranks need torch.

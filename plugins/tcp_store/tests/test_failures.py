@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from barrier_core.errors import BarrierConnectionError
-from barrier_core.testing.processes import RankCall, RankProcesses
+from barrier_core.testing.processes import RankCall, RankProcesses, wait_until
 from plugins.tcp_store.tests.conftest import NewJob, StoreProcess
 from plugins.tcp_store.tests.looking import (
     the_verdict,
@@ -25,10 +25,13 @@ from plugins.tcp_store.tests.rank_side import (
     arrive,
     arrive_and_abort_from_a_signal_handler,
     arrive_and_abort_from_a_thread,
+    arrive_and_tell,
     close,
     exit_without_arriving,
     fail_in_phase,
     join,
+    join_and_arrive_as,
+    join_as,
     report_progress,
 )
 
@@ -82,6 +85,24 @@ def test_a_killed_rank_is_found_by_its_pid_without_heartbeats(
     with within(DECIDED_SECS):
         ranks.kill(3)
         assert the_verdict(calls).kind == "dead"
+
+
+def test_a_dead_rank_is_found_when_those_who_looked_after_it_have_died_as_well(
+    ranks: RankProcesses, new_job: NewJob, tmp_path: Path
+) -> None:
+    job = new_job(world_size=5)
+    ranks.run_all(join, job, ranks=[3])
+    ranks.run(2, join_as, job, 4)
+    ranks.start(0, join_and_arrive_as, job, [0, 1, 2])
+    wait_until_arrived(job, [0, 1, 2])  # the first three look every half second
+    call = ranks.start(3, arrive_and_tell, job, tmp_path / "has looked")
+    wait_until((tmp_path / "has looked").exists, "rank 3 has looked for the first time")
+    ranks.kill(0)
+    with within(DECIDED_SECS):
+        ranks.kill(2)
+        verdict = the_verdict([call])
+    assert verdict.kind == "dead"
+    assert [(status.rank, status.state) for status in verdict.missing] == [(4, "dead")]
 
 
 def test_a_frozen_rank_is_reported_alive_and_stopped_when_the_time_is_up(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from barrier_core.errors import RankConflictError
+from barrier_core.errors import BarrierSetupError, RankConflictError
 from barrier_core.testing.processes import RankProcesses, state, wait_until
 from plugins.tcp_store.tests.conftest import NewJob
 from plugins.tcp_store.tests.looking import (
@@ -14,12 +14,7 @@ from plugins.tcp_store.tests.looking import (
     wait_until_arrived,
     within,
 )
-from plugins.tcp_store.tests.rank_side import Job, arrive, close, join
-
-
-def join_as(rank: int, job: Job, claimed: int) -> None:
-    """Join under another rank's number."""
-    join(claimed, job)
+from plugins.tcp_store.tests.rank_side import Job, arrive, close, join, join_as, make_use_and_close
 
 
 def test_a_second_process_of_a_rank_is_refused_and_the_waiting_ranks_are_told(
@@ -81,6 +76,28 @@ def test_a_rank_that_comes_back_alone_is_refused_and_the_others_are_told(
         verdict = the_verdict(ranks.start_all(arrive, job, ranks=[0, 2, 3]))
     assert verdict.kind == "conflict"
     assert "came back alone" in verdict.reason
+
+
+def test_a_rank_that_comes_back_alone_is_refused_in_the_third_barrier_of_its_name_as_well(
+    ranks: RankProcesses, hosted_job: Job
+) -> None:
+    ranks.run_all(make_use_and_close, hosted_job, 2)
+    ranks.run_all(join, hosted_job)
+    ranks.replace(1)
+    with within(5), pytest.raises(RankConflictError, match="came back alone; restart all ranks"):
+        ranks.run(1, join, hosted_job)
+    assert the_verdict(ranks.start_all(arrive, hosted_job, ranks=[0, 2, 3])).kind == "conflict"
+
+
+def test_a_rank_whose_host_makes_other_barriers_is_told_so_when_its_time_is_up(
+    ranks: RankProcesses, hosted_job: Job
+) -> None:
+    job = hosted_job.but(timeout_barrier_init_secs=1)
+    ranks.run(0, join, job.but(linger_secs=0.1))
+    with within(5), pytest.raises(BarrierSetupError, match=r"rank 0 has not come to .* 'strange'"):
+        ranks.run(1, join, job.but(prefix="strange"))
+    with within(5), pytest.raises(BarrierSetupError, match=r"generation 1\.0; .* there is 0\.0\."):
+        ranks.run(1, join, job.but(generation="1"))
 
 
 def test_a_job_restarted_in_a_new_generation_sees_nothing_of_the_one_before(

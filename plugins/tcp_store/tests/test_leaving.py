@@ -5,17 +5,24 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from barrier_core.testing.processes import RankProcesses
+import pytest
+
+from barrier_core.testing.processes import RankProcesses, wait_until
 from plugins.tcp_store.tests.conftest import Ports
 from plugins.tcp_store.tests.looking import the_verdict, wait_until_arrived, within
 from plugins.tcp_store.tests.rank_side import (
     Job,
     arrive,
     arrive_and_exit,
+    can_listen,
     close,
+    go_through,
     has_imported,
     host_and_leave_first,
     join,
+    make_anew,
+    make_use_and_close,
+    two_barriers_at_once,
 )
 
 ENDED_WELL = "exited with code 0"
@@ -66,12 +73,90 @@ def test_a_host_waits_no_longer_than_it_is_told(ranks: RankProcesses, hosted_job
     assert 0.9 < time.monotonic() - started < 5
 
 
-def test_a_port_can_be_used_again_at_once(ranks: RankProcesses, hosted_job: Job) -> None:
-    for prefix in ("first", "second"):
-        job = hosted_job.but(prefix=prefix)
-        ranks.run_all(join, job)
-        ranks.run_all(arrive, job)
-        ranks.run_all(close, job)
+@pytest.mark.parametrize(("world_size", "aborts"), [(2, False), (4, False), (4, True)])
+def test_a_hosted_barrier_is_made_anew_at_once_at_the_same_port(
+    ranks: RankProcesses, hosted_job: Job, world_size: int, aborts: bool
+) -> None:
+    job = hosted_job.but(world_size=world_size)
+    chosen = range(world_size)
+    passed = ranks.run_all(make_use_and_close, job, 12, 2, aborts, ranks=chosen)
+    assert passed == [[2] * 12] * world_size
+
+
+def test_a_rank_that_is_early_does_not_stay_in_the_server_of_the_barrier_before(
+    ranks: RankProcesses, hosted_job: Job, tmp_path: Path
+) -> None:
+    ranks.run_all(join, hosted_job)
+    ranks.run_all(arrive, hosted_job)
+    ranks.stop(2)
+    calls = ranks.start_all(make_anew, hosted_job, tmp_path / "early", ranks=[1, 0, 3])
+    late = ranks.start(2, make_anew, hosted_job, tmp_path / "late")
+    wait_until((tmp_path / "early").exists, "a rank has closed, while the host waits for rank 2")
+    ranks.cont(2)
+    for call in (*calls, late):
+        call.result()
+    assert ranks.run_all(arrive, hosted_job) == [1, 1, 1, 1]
+
+
+def test_a_restarted_job_hosts_its_store_at_the_port_of_the_one_before(
+    ranks: RankProcesses, hosted_job: Job
+) -> None:
+    ranks.run_all(join, hosted_job)
+    ranks.run_all(arrive, hosted_job)
+    for rank in (1, 2, 3):
+        ranks.replace(rank)
+    again = hosted_job.but(generation="1")
+    early = ranks.start_all(join, again, ranks=[1, 2, 3])
+    ranks.replace(0)  # until here, the store of the job before was there
+    ranks.run(0, join, again)
+    for call in early:
+        call.result()
+    assert ranks.run_all(arrive, again) == [1, 1, 1, 1]
+    ranks.run_all(close, again)
+
+
+def test_a_rank_that_missed_a_barrier_comes_to_the_one_that_rank_0_has_made_since(
+    ranks: RankProcesses, hosted_job: Job
+) -> None:
+    ranks.run_all(join, hosted_job, ranks=[0, 1, 2])
+    calls = ranks.start_all(arrive, hosted_job, 0.3, ranks=[0, 1, 2])
+    assert the_verdict(calls).kind == "timeout"
+    for call in ranks.start_all(join, hosted_job, ranks=[0, 1, 2]):  # the broken one is closed
+        call.result()
+    ranks.run(3, join, hosted_job)
+    assert ranks.run_all(arrive, hosted_job) == [1, 1, 1, 1]
+    ranks.run_all(close, hosted_job)
+    assert ranks.run_all(make_use_and_close, hosted_job, 2) == [[2, 2]] * 4
+
+
+def test_barriers_of_different_prefixes_share_the_server_at_one_port(
+    ranks: RankProcesses, hosted_job: Job
+) -> None:
+    jobs = [hosted_job, hosted_job.but(prefix=f"{hosted_job.prefix}/other")]
+    for first, last in (jobs, reversed(jobs)):
+        for job in jobs:
+            ranks.run_all(join, job)
+        ranks.run_all(two_barriers_at_once, jobs, 100)
+        ranks.run_all(close, first)
+        ranks.run_all(go_through, last, 10)
+        ranks.run_all(make_use_and_close, first, 3)  # anew, at a server that stays
+        ranks.run_all(close, last)
+        assert ranks.run(0, can_listen, hosted_job)
+
+
+def test_the_ranks_may_close_their_barriers_in_different_orders(
+    ranks: RankProcesses, hosted_job: Job
+) -> None:
+    jobs = [hosted_job, hosted_job.but(prefix=f"{hosted_job.prefix}/other")]
+    for host_first in (0, 1):
+        for job in jobs:
+            ranks.run_all(join, job)
+        calls = ranks.start_all(close, jobs[1 - host_first], ranks=[1, 2, 3])
+        calls += ranks.start_all(close, jobs[host_first])
+        calls.append(ranks.start(0, close, jobs[1 - host_first]))
+        for call in calls:
+            call.result()
+        assert ranks.run(0, can_listen, hosted_job)
 
 
 def test_ranks_that_close_after_a_failure_do_not_hold_each_other_up(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import random
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,9 @@ from plugins.tcp_store.tests.rank_side import (
     go_through,
     join,
     pretend_old_server,
+    report_every,
     try_to_arrive,
+    two_barriers_at_once,
 )
 
 
@@ -123,6 +124,19 @@ def test_a_round_whose_time_runs_out_names_the_missing_rank_and_what_it_did_last
     assert the_verdict(ranks.start_all(arrive, any_job)) == verdict
 
 
+def test_progress_extends_the_deadline_for_as_long_as_it_is_reported(
+    ranks: RankProcesses, new_job: NewJob
+) -> None:
+    job = new_job(timeout_secs=2, progress_extends_deadline=True)
+    ranks.run_all(join, job)
+    calls = ranks.start_all(arrive, job, ranks=[0, 1, 2])
+    ranks.run(3, report_every, job, 0.3, [f"shard {shard}" for shard in range(10)])
+    assert not any(call.done() for call in calls)  # 3 s have passed
+    with within(5):
+        verdict = the_verdict(calls)
+    assert (verdict.kind, verdict.missing[0].progress) == ("timeout", "shard 9")
+
+
 @pytest.mark.parametrize("waiting", [[0, 1], [0, 1, 3]])
 def test_different_tags_break_the_round(
     ranks: RankProcesses, any_job: Job, waiting: list[int]
@@ -162,16 +176,6 @@ def test_a_killed_rank_breaks_the_round_long_before_the_timeout(
     assert [(status.rank, status.pid, status.state) for status in verdict.missing] == [
         (3, pid, "dead")
     ]
-
-
-def two_barriers_at_once(rank: int, jobs: list[Job], rounds: int) -> None:
-    """Go through two barriers in two threads."""
-    threads = [threading.Thread(target=go_through, args=(rank, job, rounds)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [state[job.prefix].round for job in jobs] == [rounds, rounds]
 
 
 def test_two_barriers_with_different_prefixes_share_a_store_without_meeting(

@@ -30,7 +30,8 @@ def test_the_number_of_keys_does_not_grow_with_the_rounds(
     ranks.run_all(close, job)
     line = line_to(job)
     assert line.read([keys_of(job).generations]) != [None]
-    assert store_process.count_keys(own_port) == empty + 1  # the list of generations, no more
+    # The list of generations, and whether the server knows the bell; no more.
+    assert store_process.count_keys(own_port) == empty + 2
     line.close()
 
 
