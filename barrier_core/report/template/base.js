@@ -19,7 +19,7 @@ const count = (number) => number.toLocaleString("en-US");
 const counted = (number, one) => `${count(number)} ${one}${number === 1 ? "" : "s"}`;
 const share = (part, whole) => {
   const percent = whole > 0 ? (100 * part) / whole : 0;
-  return `${percent > 0 && percent < 10 ? percent.toPrecision(percent < 0.1 ? 1 : 2) : Math.round(percent)} %`;
+  return `${percent > 0 && percent < 10 ? Number(percent.toPrecision(2)) : Math.round(percent)}\u00a0%`;
 };
 
 /** A length of time, for people: 350 µs, 5.2 s, 1 h 12 min. */
@@ -74,13 +74,13 @@ function blank(svg, width, height) {
 
 const LONG_STEPS = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
 
-/** Round values between two, in seconds, at most about so many. */
-function ticks(low, high, most) {
+/** Round values between two, at most about so many; of seconds, unless they only count something. */
+function ticks(low, high, most, ofTime = true) {
   const least = (high - low) / Math.max(1, most);
   if (!(least > 0)) return [low];
   const power = 10 ** Math.floor(Math.log10(least));
   let step = [1, 2, 5, 10].map((digit) => digit * power).find((value) => value >= least * 0.999);
-  if (step > 30) step = LONG_STEPS.find((value) => value >= least) || Math.ceil(least / 86400) * 86400;
+  if (ofTime && step > 30) step = LONG_STEPS.find((value) => value >= least) || Math.ceil(least / 86400) * 86400;
   const first = Math.ceil(low / step - 1e-9);
   const last = Math.floor(high / step + 1e-9);
   return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
@@ -119,7 +119,7 @@ const FIRST_ROWS = 12;
  */
 function table(section, caption, rows, columns, markRow = () => {}) {
   if (!rows.length) {
-    byId(section).append(make("p", { class: "empty" }, `${caption}: none.`));
+    byId(section).append(make("p", { class: "empty" }, "None."));
     return;
   }
   const limits = columns.map((column) => (column.bar ? Math.max(...rows.map(column.of)) : 0));

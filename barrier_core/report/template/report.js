@@ -2,36 +2,52 @@
 
 const span = Math.max(0, report.end - report.start);
 
+/** Whether it is a host's ranks together that cost much, and none of them by itself. */
+function hostIsToBlame() {
+  const [host] = report.hosts;
+  const much = Math.min(0.75, 2 / report.hosts.total) * report.cost_secs;
+  return worst !== null && report.hosts.total > 1 && host.cost_secs >= much && host.cost_secs > 2 * worst.cost_secs;
+}
+
 function sayHeadline() {
   document.title = `Barrier report: ${report.source}`;
-  byId("source").textContent = `${report.source} · ${moment(report.start)}`;
+  byId("source").textContent = report.rounds ? `${report.source} · ${moment(report.start)}` : report.source;
   const headline = byId("headline");
   const [host] = report.hosts;
+  const hosts = report.hosts.total;
   if (!report.rounds) {
     headline.textContent = "No rounds in this folder";
   } else if (!worst) {
     headline.textContent = report.world_size === 1 ? "One rank alone, which waits for nobody" : "No rank was late";
   } else {
-    headline.dataset.rank = worst.rank;
-    const name = make("em", {}, `${rankName(worst.rank)[0].toUpperCase()}${rankName(worst.rank).slice(1)}`);
-    headline.replaceChildren(name, ` was last in ${count(worst.times_last)} of ${counted(report.rounds, "round")} and cost ${secs(worst.cost_secs)} of rank time.`);
+    const blamed = hostIsToBlame() ? host : worst;
+    const name = blamed === host ? `Host ${host.host} (ranks ${host.ranks})` : rankName(worst.rank).replace(/^r/, "R");
+    headline.replaceChildren(make("em", {}, name), ` was last in ${count(blamed.times_last)} of ${counted(report.rounds, "round")} and cost ${secs(blamed.cost_secs)} of rank time.`);
+    if (blamed === host) headline.dataset.host = host.host;
+    else headline.dataset.rank = worst.rank;
   }
   const words = [];
   if (worst) {
-    const part = worst.cost_secs / report.cost_secs;
-    words.push(`That is ${share(worst.cost_secs, report.cost_secs)} of all that was lost${report.world_size > 3 && part < 2 / report.world_size ? ": no rank stands out" : ""}.`);
-    if (report.hosts.length > 1) words.push(`Costliest host: ${host.host} (ranks ${host.ranks}), ${share(host.cost_secs, report.cost_secs)}.`);
-    if (report.tags.length > 1) words.push(`Costliest tag: ${report.tags[0].tag ? `'${report.tags[0].tag}'` : "no tag"}, ${share(report.tags[0].cost_secs, report.cost_secs)}.`);
+    const part = (row) => share(row.cost_secs, report.cost_secs);
+    const [tag] = report.tags;
+    if (hostIsToBlame()) {
+      words.push(`That is ${part(host)} of all that was lost. Costliest rank: ${rankName(worst.rank)}, ${part(worst)}.`);
+    } else {
+      const usual = report.world_size > 3 && worst.cost_secs < (2 / report.world_size) * report.cost_secs;
+      words.push(`That is ${part(worst)} of all that was lost${usual ? ": no rank stands out" : ""}.`);
+      if (hosts > 1) words.push(`Costliest host: ${host.host} (ranks ${host.ranks}), ${part(host)}.`);
+    }
+    if (report.tags.length > 1) words.push(`Costliest tag: ${tag.tag ? `'${tag.tag}'` : "no tag"}, ${part(tag)}.`);
   }
   if (report.failed) words.push(`${counted(report.failed, "round")} failed.`);
   byId("subline").textContent = words.join(" ");
 
   const figure = (name, value, more, kind) => make("div", { class: kind }, make("dt", {}, name), make("dd", { class: "value" }, value), make("dd", { class: "more" }, more));
   byId("figures").append(
-    figure("Length of the run", secs(span), `until ${moment(report.end)}`),
-    figure("Ranks", count(report.world_size), `on ${counted(report.hosts.total, "host")}`),
+    figure("Length of the run", secs(span), report.rounds ? `until ${moment(report.end)}` : ""),
+    figure("Ranks", count(report.world_size), `on ${counted(hosts, "host")}`),
     figure("Rounds", count(report.rounds), `of ${counted(report.barriers.total, "barrier")}`),
-    figure("Failed rounds", count(report.failed), report.failed ? `${share(report.failed, report.rounds)} of all rounds` : "every round passed", report.failed ? "bad" : null),
+    figure("Failed rounds", count(report.failed), report.failed ? `${share(report.failed, report.rounds)} of all rounds` : report.rounds ? "every round passed" : "", report.failed ? "bad" : null),
     figure("Rank time lost", secs(report.cost_secs), `waiting for the last rank: ${share(report.cost_secs, span * report.world_size)} of all ranks' time`, report.cost_secs > 0 ? "costly" : null),
   );
 }
@@ -65,9 +81,12 @@ function drawTrend() {
     svg.append(line(left, y(10 ** power), left + width, y(10 ** power), "grid"), label(left - 6, y(10 ** power) + 4, secs(10 ** power), "end"));
   }
   svg.append(label(0, top - 7, "spread (logarithmic)"));
+  const path = (name) => points.map((point, i) => [middle(i), y(point[`${name}_spread_secs`])]);
+  const join = (at) => at.map((xy) => xy.map((value) => value.toFixed(1)).join(" ")).join("L");
+  svg.append(draw("path", { d: `M${join(path("max"))}L${join(path("median").reverse())}z`, class: "band" }));
   for (const name of ["max", "median"]) {
-    const at = points.map((point, i) => [middle(i), y(point[`${name}_spread_secs`])]);
-    svg.append(draw("path", { d: `M${at.map((xy) => xy.map((value) => value.toFixed(1)).join(" ")).join("L")}`, class: `line-${name}` }));
+    const at = path(name);
+    svg.append(draw("path", { d: `M${join(at)}`, class: `line-${name}` }));
     if (points.length < 60) svg.append(...at.map(([cx, cy]) => draw("circle", { cx, cy, r: 2.5, class: `dot-${name}` })));
   }
 
@@ -83,7 +102,7 @@ function drawTrend() {
     const tall = (point.cost_secs / costliest) * low;
     svg.append(box(places[i].from, floor - tall, Math.max(0.5, places[i].to - places[i].from - (places[i].to - places[i].from > 3 ? 1 : 0)), tall, "cost"));
   });
-  for (const value of ticks(0, rounds, Math.min(rounds, width / 90)).filter(Number.isInteger)) {
+  for (const value of ticks(0, rounds, Math.min(rounds, width / 90), false)) {
     const at = left + (value / rounds) * width;
     svg.append(line(at, floor, at, floor + 5, "grid"), label(at, floor + 19, count(value), "middle"));
   }
@@ -119,8 +138,8 @@ function startTrend() {
   }
   const sample = (...children) => draw("svg", { viewBox: "0 0 26 12", "aria-hidden": "true" }, ...children);
   byId("trend-legend").append(
-    make("span", {}, sample(line(0, 6, 26, 6, "line-max")), "largest spread"),
-    make("span", {}, sample(line(0, 6, 26, 6, "line-median")), "median spread"),
+    make("span", {}, sample(line(0, 6, 26, 6, "line-max")), "largest spread (the upper line)"),
+    make("span", {}, sample(line(0, 6, 26, 6, "line-median")), "median spread (the lower line)"),
     make("span", {}, sample(box(0, 1, 26, 10, "cost")), "cost: rank time lost"),
   );
   const largest = report.trend.reduce((a, point) => Math.max(a, point.max_spread_secs), 0);
@@ -141,7 +160,6 @@ function showTables() {
   table("ranks", counted(report.ranks.total, "rank"), report.ranks, [
     column("rank", "rank"),
     words("host", (row) => row.host),
-    column("pid", "pid", String, "Of its last life"),
     cost,
     column("was last", "times_last", (value, row) => `${count(value)} (${share(value, row.rounds)})`, "In how many of its rounds"),
     column("median lateness", "median_lateness_secs", secs),
@@ -149,6 +167,7 @@ function showTables() {
     column("largest", "max_lateness_secs", secs, "Largest lateness"),
     column("waited itself", "waited_secs", secs),
     column("rounds", "rounds", number),
+    column("pid", "pid", String, "Of its last life"),
   ], (line, row) => {
     line.dataset.rank = row.rank;
     if (row === worst) line.className = "worst";
@@ -182,7 +201,7 @@ function showTables() {
   table("clocks", "How well clocks could be aligned", report.clocks, [
     words("host", (row) => row.host),
     column("offset", "offset_secs", secs, "Its clock minus the reference clock"),
-    column("drift", "drift_ppm", (value) => `${value === null ? "–" : value.toFixed(1)} ppm`, "Millionths by which it runs fast"),
+    column("drift", "drift_ppm", (value) => `${value === null ? "–" : value.toFixed(1).replace("-", "−")} ppm`, "Millionths by which it runs fast"),
     column("median error", "median_error_secs", secs),
     column("99 % error", "p99_error_secs", secs),
     column("rounds", "rounds", (value) => (value ? count(value) : "0: not aligned"), "Rounds that this rests on"),
@@ -191,7 +210,7 @@ function showTables() {
 
 function showFailures() {
   const section = byId("failures");
-  if (!report.failures.length) section.append(make("p", { class: "empty" }, "None: every round passed."));
+  if (!report.failures.length) section.append(make("p", { class: "empty" }, "None."));
   report.failures.forEach((failure) => {
     const index = report.detail.findIndex((round) => round.barrier === failure.barrier && round.round === failure.round);
     const facts = [
