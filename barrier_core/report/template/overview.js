@@ -2,6 +2,7 @@
 
 const heat = report.heat;
 const buckets = Math.max(0, ...heat.max_lateness_secs.map((row) => row.length));
+const mapSecs = buckets * heat.bucket_secs || 1;
 
 // -- the scale of lateness
 
@@ -53,7 +54,7 @@ function paintHeat() {
 }
 
 const place = {}; // where the heat map is drawn, in pixels
-const timeToX = (unix) => place.left + ((unix - heat.start) / (buckets * heat.bucket_secs)) * place.width;
+const timeToX = (unix) => place.left + Math.max(0, Math.min(1, (unix - heat.start) / mapSecs)) * place.width;
 
 function drawOverview() {
   const svg = byId("heat-axes");
@@ -81,7 +82,7 @@ function drawOverview() {
     free.push(y);
     svg.append(label(place.left - 6, y + 4, (worst && rank === worst.rank ? "▶ " : "") + rank, "end", costliest.includes(rank) ? "late" : null));
   }
-  for (const after of ticks(0, buckets * heat.bucket_secs, place.width / 95)) {
+  for (const after of ticks(0, mapSecs, place.width / 95)) {
     const x = timeToX(heat.start + after);
     svg.append(line(x, bottom, x, bottom + 9, "grid"), label(x, bottom + 24, after ? secs(after) : "0", "middle"));
   }

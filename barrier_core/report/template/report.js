@@ -208,26 +208,34 @@ function showTables() {
   ]);
 }
 
+function failureArticle(failure) {
+  const index = report.detail.findIndex((round) => round.barrier === failure.barrier && round.round === failure.round);
+  const facts = [
+    ["when", `${elapsed(failure.at)} (${moment(failure.at)})`],
+    ["missing", failure.missing || "nobody"],
+    ["raised on", failure.raised_on ? `ranks ${failure.raised_on}` : "no rank's trace says so"],
+    ["decided by", failure.decided_by === null ? "unknown" : rankName(failure.decided_by)],
+  ];
+  const list = make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
+  const show = index < 0 ? null : make("button", { type: "button" }, "show in the timeline");
+  show?.addEventListener("click", () => {
+    choose(index);
+    byId("one-round").scrollIntoView();
+  });
+  const title = make("h3", {}, `${roundName(failure)}: `.replace(/^r/, "R"), make("span", { class: "kind" }, failure.kind));
+  return make("article", {}, title, make("pre", {}, failure.message), list, show);
+}
+
 function showFailures() {
   const section = byId("failures");
+  const articles = report.failures.map(failureArticle);
   if (!report.failures.length) section.append(make("p", { class: "empty" }, "None."));
-  report.failures.forEach((failure) => {
-    const index = report.detail.findIndex((round) => round.barrier === failure.barrier && round.round === failure.round);
-    const facts = [
-      ["when", `${elapsed(failure.at)} (${moment(failure.at)})`],
-      ["missing", failure.missing || "nobody"],
-      ["raised on", failure.raised_on ? `ranks ${failure.raised_on}` : "no rank's trace says so"],
-      ["decided by", failure.decided_by === null ? "unknown" : rankName(failure.decided_by)],
-    ];
-    const list = make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
-    const show = index < 0 ? null : make("button", { type: "button" }, "show in the timeline");
-    show?.addEventListener("click", () => {
-      choose(index);
-      byId("one-round").scrollIntoView();
-    });
-    const title = make("h3", {}, `${roundName(failure)}: `.replace(/^r/, "R"), make("span", { class: "kind" }, failure.kind));
-    section.append(make("article", {}, title, make("pre", {}, failure.message), list, show));
-  });
+  section.append(...articles.slice(0, FIRST_ROWS));
+  if (articles.length > FIRST_ROWS) {
+    const more = make("button", { type: "button", class: "more-rows" }, `show all ${count(articles.length)}`);
+    more.addEventListener("click", () => more.replaceWith(...articles.slice(FIRST_ROWS)));
+    section.append(more);
+  }
   const left = report.failures.total - report.failures.length;
   if (left) section.append(make("p", { class: "empty" }, `${count(left)} more are not shown.`));
 }

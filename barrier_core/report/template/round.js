@@ -12,8 +12,10 @@ for (const round of report.detail) {
   const arrivals = round.ranks.map((rank) => rank.arrived).sort((a, b) => a - b);
   const middle = arrivals.length >> 1;
   round.median = arrivals.length % 2 ? arrivals[middle] : (arrivals[middle - 1] + arrivals[middle]) / 2;
-  round.last = round.ranks.find((rank) => rank.arrived === arrivals[arrivals.length - 1]) || null;
   round.failed = round.ranks.some((rank) => rank.outcome !== OUTCOME_PASSED) || round.ranks.length === 0;
+  // Where a round failed because ranks were missing, the last of those that came is not to blame.
+  const last = round.failed && round.missing_count ? null : arrivals[arrivals.length - 1];
+  round.last = round.ranks.find((rank) => rank.arrived === last) || null;
 }
 // To begin with, the costliest round of the costliest rank.
 const blamed = (round) => worst !== null && round.last?.rank === worst.rank;
@@ -40,7 +42,7 @@ function describeRound(round) {
   const words = [`${barrier ? `${barrier.barrier_type} '${barrier.prefix}', ` : ""}${roundName(round)}, ${elapsed(round.at)} (${moment(round.at)}). `];
   if (round.failed) words.push(make("span", { class: "failed-text" }, `Failed: ${[...new Set(round.ranks.map(outcomeName))].filter((name) => name !== "passed").join(", ") || "no rank left it"}. `));
   if (round.missing_count) words.push(make("span", { class: "failed-text" }, `Without a record: ${counted(round.missing_count, "rank")} (${round.missing_text}). `));
-  if (round.last) words.push("Last came ", make("strong", {}, rankName(round.last.rank)), `, ${secs(late(round, round.last))} after the median${some ? " of the ranks shown" : ""}; the others waited ${secs(round.cost_secs)} together.`);
+  if (round.last) words.push("Last came ", make("strong", {}, rankName(round.last.rank)), `, ${secs(late(round, round.last))} after the median${some ? " of the ranks shown" : ""}${round.failed ? "" : `; the others waited ${secs(round.cost_secs)} together`}.`);
   byId("round-text").replaceChildren(...words);
 }
 
@@ -152,7 +154,7 @@ function startTimeline() {
   }
   const list = byId("rounds");
   report.detail.forEach((round, i) => {
-    const what = round.failed ? "✕ failed" : `${secs(round.cost_secs)} lost`;
+    const what = round.failed ? `✕ failed${round.missing_count ? `, missing: ${round.missing_text}` : ""}` : `${secs(round.cost_secs)} lost`;
     list.append(make("option", { value: i }, `${round.round}${round.tag ? ` '${round.tag}'` : ""}: ${what}${round.last ? `, last: rank ${round.last.rank}` : ""}`));
   });
   list.addEventListener("change", () => choose(Number(list.value)));
