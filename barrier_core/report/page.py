@@ -21,7 +21,7 @@ _MOST_ROWS = 1000
 _MOST_MISSING = 64
 _MOST_CHARACTERS = 2000
 
-_SCRIPTS = ("base.js", "overview.js", "round.js", "report.js")
+_SCRIPTS = ("base.js", "overview.js", "round.js", "trend.js", "report.js")
 
 
 def write_page(report: Report, path: Path) -> None:

@@ -32,7 +32,8 @@ function secs(value) {
   if (value < 0.9995) return `${short(value * 1e3)} ms`;
   if (value < 59.95) return `${short(Number(value.toPrecision(value < 10 ? 2 : 3)))} s`;
   const whole = Math.round(value);
-  const two = (big, bigName, small, smallName) => (small ? `${count(big)} ${bigName} ${small} ${smallName}` : `${count(big)} ${bigName}`);
+  const two = (big, bigName, small, smallName) =>
+    small ? `${count(big)} ${bigName} ${small} ${smallName}` : `${count(big)} ${bigName}`;
   if (whole < 3600) return two(Math.floor(whole / 60), "min", whole % 60, "s");
   const minutes = Math.round(value / 60);
   if (minutes < 1440) return two(Math.floor(minutes / 60), "h", minutes % 60, "min");
@@ -61,10 +62,16 @@ function fill(element, attributes, children) {
 }
 const make = (name, attributes = {}, ...children) => fill(document.createElement(name), attributes, children);
 const SVG = document.querySelector("svg").namespaceURI;
-const draw = (name, attributes = {}, ...children) => fill(document.createElementNS(SVG, name), attributes, children);
+const draw = (name, attributes = {}, ...children) =>
+  fill(document.createElementNS(SVG, name), attributes, children);
 const line = (x1, y1, x2, y2, kind) => draw("line", { x1, y1, x2, y2, class: kind });
-const box = (x, y, width, height, kind) => draw("rect", { x, y, width: Math.max(0, width), height, class: kind });
-const label = (x, y, text, anchor = "start", kind = null) => draw("text", { x, y, "text-anchor": anchor, class: kind }, text);
+const box = (x, y, width, height, kind) =>
+  draw("rect", { x, y, width: Math.max(0, width), height, class: kind });
+const label = (x, y, text, anchor = "start", kind = null) =>
+  draw("text", { x, y, "text-anchor": anchor, class: kind }, text);
+
+/** A mark as it is explained in a legend. */
+const sample = (...children) => draw("svg", { viewBox: "0 0 26 12", "aria-hidden": "true" }, ...children);
 
 /** Set an SVG's size in pixels and empty it. */
 function blank(svg, width, height) {
@@ -80,7 +87,8 @@ function ticks(low, high, most, ofTime = true) {
   if (!(least > 0)) return [low];
   const power = 10 ** Math.floor(Math.log10(least));
   let step = [1, 2, 5, 10].map((digit) => digit * power).find((value) => value >= least * 0.999);
-  if (ofTime && step > 30) step = LONG_STEPS.find((value) => value >= least) || Math.ceil(least / 86400) * 86400;
+  if (ofTime && step > 30)
+    step = LONG_STEPS.find((value) => value >= least) || Math.ceil(least / 86400) * 86400;
   const first = Math.ceil(low / step - 1e-9);
   const last = Math.floor(high / step + 1e-9);
   return Array.from({ length: last - first + 1 }, (_, i) => (first + i) * step);
@@ -96,7 +104,10 @@ function tell(event, lines) {
   if (!lines) return;
   const [first, ...more] = lines.filter((text) => text);
   tip.replaceChildren(make("b", {}, first), ...more.map((text) => make("span", {}, text)));
-  const left = event.clientX + 14 + tip.offsetWidth > innerWidth ? event.clientX - 14 - tip.offsetWidth : event.clientX + 14;
+  const left =
+    event.clientX + 14 + tip.offsetWidth > innerWidth
+      ? event.clientX - 14 - tip.offsetWidth
+      : event.clientX + 14;
   const top = Math.min(event.clientY + 14, innerHeight - tip.offsetHeight - 4);
   tip.style.left = `${Math.max(4, left)}px`;
   tip.style.top = `${Math.max(4, top)}px`;
@@ -123,7 +134,7 @@ function table(section, caption, rows, columns, markRow = () => {}) {
     return;
   }
   const limits = columns.map((column) => (column.bar ? Math.max(...rows.map(column.of)) : 0));
-  const left = rows.total > rows.length ? `, the ${count(rows.length)} costliest of ${count(rows.total)}` : "";
+  const left = rows.total > rows.length ? `, ${count(rows.length)} of them listed` : "";
   const body = make("tbody");
   const head = make("tr");
   const more = make("button", { type: "button", class: "more-rows" });
@@ -137,7 +148,11 @@ function table(section, caption, rows, columns, markRow = () => {}) {
     if (!column.bar) return make("td", { class: column.text ? "text" : "number" }, text);
     const bar = make("i");
     bar.style.width = `${limits[i] > 0 ? (100 * value) / limits[i] : 0}%`;
-    return make("td", { class: "number" }, make("div", { class: "bar-cell" }, make("span", { class: "bar" }, bar), text));
+    return make(
+      "td",
+      { class: "number" },
+      make("div", { class: "bar-cell" }, make("span", { class: "bar" }, bar), text),
+    );
   };
   const fillBody = () => {
     body.replaceChildren(
@@ -155,13 +170,28 @@ function table(section, caption, rows, columns, markRow = () => {}) {
     for (const other of head.children) other.removeAttribute("aria-sort");
     heading.setAttribute("aria-sort", down ? "descending" : "ascending");
     const key = (row) => column.of(row) ?? -Infinity;
-    const order = (a, b) => (typeof key(a) === "string" ? String(key(a)).localeCompare(String(key(b)), "en", { numeric: true }) : key(a) - key(b));
+    const order = (a, b) =>
+      typeof key(a) === "string"
+        ? String(key(a)).localeCompare(String(key(b)), "en", { numeric: true })
+        : key(a) - key(b);
     sorted = [...rows].sort((a, b) => (down ? order(b, a) : order(a, b)));
     fillBody();
   };
   columns.forEach((column, i) => {
-    const button = make("button", { type: "button", title: column.about || `Sort by ${column.title}` }, column.title);
-    const heading = make("th", { scope: "col", class: column.text || !i ? null : "number", "aria-sort": column.sorted ? "descending" : null }, button);
+    const button = make(
+      "button",
+      { type: "button", title: column.about || `Sort by ${column.title}` },
+      column.title,
+    );
+    const heading = make(
+      "th",
+      {
+        scope: "col",
+        class: column.text || !i ? null : "number",
+        "aria-sort": column.sorted ? "descending" : null,
+      },
+      button,
+    );
     button.addEventListener("click", () => sortBy(column, heading));
     head.append(heading);
   });
@@ -171,7 +201,11 @@ function table(section, caption, rows, columns, markRow = () => {}) {
   });
   fillBody();
   byId(section).append(
-    make("div", { class: "table-box" }, make("table", {}, make("caption", {}, caption + left), make("thead", {}, head), body)),
+    make(
+      "div",
+      { class: "table-box" },
+      make("table", {}, make("caption", {}, caption + left), make("thead", {}, head), body),
+    ),
     more,
   );
 }

@@ -12,7 +12,8 @@ const hottest = lateness.reduce((most, value) => Math.max(most, value), 1e-3);
 // was very late once does not hide one that was somewhat late a thousand times.
 const usual = lateness.map(Math.abs).sort((a, b) => a - b)[lateness.length >> 1] || 0;
 const coldest = Math.min(Math.max(3 * usual, 1e-5), hottest / 30);
-const heatOf = (value) => (value <= coldest ? 0 : Math.min(1, Math.log(value / coldest) / Math.log(hottest / coldest)));
+const heatOf = (value) =>
+  value <= coldest ? 0 : Math.min(1, Math.log(value / coldest) / Math.log(hottest / coldest));
 
 /** The colours of the scale as the style sheet has them now: light, dark or for print. */
 function heatColours() {
@@ -65,14 +66,28 @@ function drawOverview() {
   Object.assign(place, { left: 52, top: 20, width: full - 52 - side, height: rows * rowHeight, rowHeight });
   blank(svg, full, place.height + 66);
   Object.assign(byId("heat").style, {
-    left: `${place.left}px`, top: `${place.top}px`, width: `${place.width}px`, height: `${place.height}px`,
+    left: `${place.left}px`,
+    top: `${place.top}px`,
+    width: `${place.width}px`,
+    height: `${place.height}px`,
   });
   paintHeat();
   const bottom = place.top + place.height;
-  svg.append(draw("rect", { x: place.left - 0.5, y: place.top - 0.5, width: place.width + 1, height: place.height + 1, class: "frame" }));
+  svg.append(
+    draw("rect", {
+      x: place.left - 0.5,
+      y: place.top - 0.5,
+      width: place.width + 1,
+      height: place.height + 1,
+      class: "frame",
+    }),
+  );
 
   // Ranks: the costliest by name, others where there is room.
-  const costliest = report.ranks.slice(0, 3).filter((rank) => rank.cost_secs > 0.05 * report.cost_secs).map((rank) => rank.rank);
+  const costliest = report.ranks
+    .slice(0, 3)
+    .filter((rank) => rank.cost_secs > 0.05 * report.cost_secs)
+    .map((rank) => rank.rank);
   const free = [];
   for (const rank of new Set([...costliest, ...heat.ranks])) {
     const row = heat.ranks.indexOf(rank);
@@ -80,13 +95,27 @@ function drawOverview() {
     if (row < 0 || free.some((other) => Math.abs(other - y) < 13)) continue;
     if (!costliest.includes(rank) && rowHeight < 12 && row % 16) continue;
     free.push(y);
-    svg.append(label(place.left - 6, y + 4, (worst && rank === worst.rank ? "▶ " : "") + rank, "end", costliest.includes(rank) ? "late" : null));
+    svg.append(
+      label(
+        place.left - 6,
+        y + 4,
+        (worst && rank === worst.rank ? "▶ " : "") + rank,
+        "end",
+        costliest.includes(rank) ? "late" : null,
+      ),
+    );
   }
   for (const after of ticks(0, mapSecs, place.width / 95)) {
     const x = timeToX(heat.start + after);
-    svg.append(line(x, bottom, x, bottom + 9, "grid"), label(x, bottom + 24, after ? secs(after) : "0", "middle"));
+    svg.append(
+      line(x, bottom, x, bottom + 9, "grid"),
+      label(x, bottom + 24, after ? secs(after) : "0", "middle"),
+    );
   }
-  svg.append(label(place.left + place.width, bottom + 42, "time since the start →", "end"), label(0, place.top - 7, "rank"));
+  svg.append(
+    label(place.left + place.width, bottom + 42, "time since the start →", "end"),
+    label(0, place.top - 7, "rank"),
+  );
 
   if (side > 10) {
     const most = Math.max(...heat.ranks.map((rank) => rankOf.get(rank)?.cost_secs || 0));
@@ -94,13 +123,30 @@ function drawOverview() {
     heat.ranks.forEach((rank, row) => {
       const cost = rankOf.get(rank)?.cost_secs || 0;
       const kind = worst && rank === worst.rank ? "cost worst" : "cost";
-      if (cost > 0) svg.append(box(place.left + place.width + 8, place.top + row * rowHeight, (cost / most) * (side - 8), Math.max(1, rowHeight - 1), kind));
+      if (cost > 0)
+        svg.append(
+          box(
+            place.left + place.width + 8,
+            place.top + row * rowHeight,
+            (cost / most) * (side - 8),
+            Math.max(1, rowHeight - 1),
+            kind,
+          ),
+        );
     });
   }
-  for (const round of report.detail) svg.append(line(timeToX(round.at), bottom + 1, timeToX(round.at), bottom + 6, "here"));
+  for (const round of report.detail)
+    svg.append(line(timeToX(round.at), bottom + 1, timeToX(round.at), bottom + 6, "here"));
   for (const failure of report.failures) {
     const words = `${roundName(failure)} failed (${failure.kind}), ${elapsed(failure.at)}`;
-    svg.append(draw("text", { x: timeToX(failure.at), y: place.top - 5, "text-anchor": "middle", class: "fail mark" }, "✕", draw("title", {}, words)));
+    svg.append(
+      draw(
+        "text",
+        { x: timeToX(failure.at), y: place.top - 5, "text-anchor": "middle", class: "fail mark" },
+        "✕",
+        draw("title", {}, words),
+      ),
+    );
   }
   svg.append(draw("g", { id: "heat-here" }));
   markChosen();
@@ -113,7 +159,10 @@ function markChosen() {
   if (!round || !group) return;
   const x = timeToX(round.at);
   const bottom = place.top + place.height;
-  group.replaceChildren(line(x, place.top, x, bottom + 6, "here"), draw("path", { d: `M${x} ${bottom + 2}l5 9h-10z`, class: "handle" }));
+  group.replaceChildren(
+    line(x, place.top, x, bottom + 6, "here"),
+    draw("path", { d: `M${x} ${bottom + 2}l5 9h-10z`, class: "handle" }),
+  );
 }
 
 /** The rank and the bucket under the pointer. */
@@ -130,8 +179,13 @@ function describeCell(event) {
   const { row, bucket } = cellAt(event);
   const late = heat.max_lateness_secs[row][bucket] ?? null;
   const start = heat.start + bucket * heat.bucket_secs;
-  const words = late === null ? "no round" : late <= 0 ? "never later than the median" : `up to ${secs(late)} late`;
-  return [rankName(heat.ranks[row]), words, `${secs(bucket * heat.bucket_secs)} to ${secs((bucket + 1) * heat.bucket_secs)}, from ${moment(start)}`];
+  const words =
+    late === null ? "no round" : late <= 0 ? "never later than the median" : `up to ${secs(late)} late`;
+  return [
+    rankName(heat.ranks[row]),
+    words,
+    `${secs(bucket * heat.bucket_secs)} to ${secs((bucket + 1) * heat.bucket_secs)}, from ${moment(start)}`,
+  ];
 }
 
 /** The costliest round of the bucket; where there is none, the nearest. */

@@ -39,10 +39,31 @@ const outcomeName = (rank) => report.outcomes[rank.outcome];
 function describeRound(round) {
   const barrier = report.barriers[round.barrier];
   const some = barrier && round.ranks.length + round.missing_count < barrier.world_size;
-  const words = [`${barrier ? `${barrier.barrier_type} '${barrier.prefix}', ` : ""}${roundName(round)}, ${elapsed(round.at)} (${moment(round.at)}). `];
-  if (round.failed) words.push(make("span", { class: "failed-text" }, `Failed: ${[...new Set(round.ranks.map(outcomeName))].filter((name) => name !== "passed").join(", ") || "no rank left it"}. `));
-  if (round.missing_count) words.push(make("span", { class: "failed-text" }, `Without a record: ${counted(round.missing_count, "rank")} (${round.missing_text}). `));
-  if (round.last) words.push("Last came ", make("strong", {}, rankName(round.last.rank)), `, ${secs(late(round, round.last))} after the median${some ? " of the ranks shown" : ""}${round.failed ? "" : `; the others waited ${secs(round.cost_secs)} together`}.`);
+  const words = [
+    `${barrier ? `${barrier.barrier_type} '${barrier.prefix}', ` : ""}${roundName(round)}, ${elapsed(round.at)} (${moment(round.at)}). `,
+  ];
+  if (round.failed)
+    words.push(
+      make(
+        "span",
+        { class: "failed-text" },
+        `Failed: ${[...new Set(round.ranks.map(outcomeName))].filter((name) => name !== "passed").join(", ") || "no rank left it"}. `,
+      ),
+    );
+  if (round.missing_count)
+    words.push(
+      make(
+        "span",
+        { class: "failed-text" },
+        `Without a record: ${counted(round.missing_count, "rank")} (${round.missing_text}). `,
+      ),
+    );
+  if (round.last)
+    words.push(
+      "Last came ",
+      make("strong", {}, rankName(round.last.rank)),
+      `, ${secs(late(round, round.last))} after the median${some ? " of the ranks shown" : ""}${round.failed ? "" : `; the others waited ${secs(round.cost_secs)} together`}.`,
+    );
   byId("round-text").replaceChildren(...words);
 }
 
@@ -67,7 +88,10 @@ function drawRound() {
   const span = end - start || 1e-6;
   const x = (time) => left + ((time - start + span * 0.02) / (span * 1.04)) * width;
   for (const time of ticks(start, end, width / 90)) {
-    svg.append(line(x(time), top, x(time), bottom + 4, "grid"), label(x(time), bottom + 18, time ? secs(time) : "0", "middle"));
+    svg.append(
+      line(x(time), top, x(time), bottom + 4, "grid"),
+      label(x(time), bottom + 18, time ? secs(time) : "0", "middle"),
+    );
   }
   const zero = round.failed ? "0 is when the first rank gave up" : "0 is when the last rank arrived";
   svg.append(label(left + width, bottom + 36, zero, "end"), label(0, top - 7, "rank"));
@@ -84,14 +108,30 @@ function drawRound() {
       group.append(line(left, y + height / 2, left + width, y + height / 2, "gone"));
     } else {
       const bar = rank.outcome === OUTCOME_PASSED ? "wait" : "failed";
-      group.append(box(x(rank.arrived), y + (height - thick) / 2, Math.max(1, x(rank.left) - x(rank.arrived)), thick, bar));
+      group.append(
+        box(
+          x(rank.arrived),
+          y + (height - thick) / 2,
+          Math.max(1, x(rank.left) - x(rank.arrived)),
+          thick,
+          bar,
+        ),
+      );
     }
     if (isLast) {
       const [at, middle, half] = [x(rank.arrived), y + height / 2, Math.max(4, thick / 2)];
-      group.append(line(left, middle, at, middle, "late-way"), draw("path", { d: `M${at} ${middle - half}l${half} ${half}l${-half} ${half}l${-half} ${-half}z`, class: "late-mark" }));
+      group.append(
+        line(left, middle, at, middle, "late-way"),
+        draw("path", {
+          d: `M${at} ${middle - half}l${half} ${half}l${-half} ${half}l${-half} ${-half}z`,
+          class: "late-mark",
+        }),
+      );
     }
     // Names: of all ranks where there is room; of the last and the missing ones before others.
-    const nearby = rows.slice(row + 1, row + Math.ceil(13 / height)).some((other) => round.last && other.rank === round.last.rank);
+    const nearby = rows
+      .slice(row + 1, row + Math.ceil(13 / height))
+      .some((other) => round.last && other.rank === round.last.rank);
     if (y - above >= 13 - 1e-6 && (kind || height >= 13 || (row % 16 === 0 && !nearby))) {
       above = y;
       group.append(label(left - 6, y + height / 2 + 4, rank.rank, "end", kind));
@@ -122,10 +162,14 @@ function describeBar(event) {
 }
 
 function describeMarks() {
-  const sample = (...children) => draw("svg", { viewBox: "0 0 26 12", "aria-hidden": "true" }, ...children);
   byId("round-legend").append(
     make("span", {}, sample(box(0, 1, 26, 10, "wait")), "waits, from its arrival until it goes on"),
-    make("span", {}, sample(line(0, 6, 18, 6, "late-way"), draw("path", { d: "M18 1l5 5l-5 5l-5-5z", class: "late-mark" })), "the last to arrive"),
+    make(
+      "span",
+      {},
+      sample(line(0, 6, 18, 6, "late-way"), draw("path", { d: "M18 1l5 5l-5 5l-5-5z", class: "late-mark" })),
+      "the last to arrive",
+    ),
     make("span", {}, sample(box(0, 1, 26, 10, "failed")), "waited in vain: the round failed"),
     make("span", {}, sample(line(0, 6, 26, 6, "gone")), "no record of this round"),
   );
@@ -138,10 +182,15 @@ function startTimeline() {
   if (!heat.ranks.length || !buckets) {
     byId("overview").replaceWith(make("p", { class: "empty" }, "No rounds to draw."));
   } else {
-    canvas.setAttribute("aria-label", `Heat map of the lateness of ${counted(heat.ranks.length, "rank")} over time. ${byId("headline").textContent}`);
+    canvas.setAttribute(
+      "aria-label",
+      `Heat map of the lateness of ${counted(heat.ranks.length, "rank")} over time. ${byId("headline").textContent}`,
+    );
     if (worst) canvas.dataset.worstRank = worst.rank;
     if (heat.ranks.length < report.world_size) {
-      byId("heat-legend").append(make("span", {}, `the ${count(heat.ranks.length)} costliest of ${count(report.world_size)} ranks`));
+      byId("heat-legend").append(
+        make("span", {}, `the ${count(heat.ranks.length)} costliest of ${count(report.world_size)} ranks`),
+      );
     }
     describeScale();
     drawOverview();
@@ -154,8 +203,16 @@ function startTimeline() {
   }
   const list = byId("rounds");
   report.detail.forEach((round, i) => {
-    const what = round.failed ? `✕ failed${round.missing_count ? `, missing: ${round.missing_text}` : ""}` : `${secs(round.cost_secs)} lost`;
-    list.append(make("option", { value: i }, `${round.round}${round.tag ? ` '${round.tag}'` : ""}: ${what}${round.last ? `, last: rank ${round.last.rank}` : ""}`));
+    const what = round.failed
+      ? `✕ failed${round.missing_count ? `, missing: ${round.missing_text}` : ""}`
+      : `${secs(round.cost_secs)} lost`;
+    list.append(
+      make(
+        "option",
+        { value: i },
+        `${round.round}${round.tag ? ` '${round.tag}'` : ""}: ${what}${round.last ? `, last: rank ${round.last.rank}` : ""}`,
+      ),
+    );
   });
   list.addEventListener("change", () => choose(Number(list.value)));
   byId("previous").addEventListener("click", () => choose(chosen - 1));
