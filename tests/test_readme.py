@@ -1,6 +1,7 @@
 """What the README and the other pages tell a reader to type works, as it is printed.
 
-The tutorial in CONTRIBUTING.md is run, in its order, by `test_new_plugin.py`.
+The tutorials at the end of CONTRIBUTING.md are run by `test_observer_tutorial.py` and, step by step,
+by `test_new_plugin.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ else:
 
 BIN = Path(sys.executable).parent
 LIMIT_SECS = 100
-TUTORIAL = "## How to add a backend\n"
+TUTORIALS = "## How to write an observer\n"
 PAGES = sorted(
     path
     for pattern in ("*.md", "docs/*.md", "examples/*/README.md", "plugins/*/README.md")
@@ -57,8 +58,8 @@ class Block(NamedTuple):
 
 
 def text_of(page: Path) -> str:
-    """The page without the tutorial, which another test runs."""
-    return page.read_text().partition(TUTORIAL)[0]
+    """The page without the tutorials, which other tests run."""
+    return page.read_text().partition(TUTORIALS)[0]
 
 
 def blocks_of(page: Path) -> list[Block]:
