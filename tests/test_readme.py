@@ -1,7 +1,7 @@
 """What the README and the other pages tell a reader to type works, as it is printed.
 
-The tutorials at the end of CONTRIBUTING.md are run by `test_observer_tutorial.py` and, step by step,
-by `test_new_plugin.py`.
+The tutorials at the end of CONTRIBUTING.md are run by `test_observer_tutorial.py` and, step by
+step, by `test_new_plugin.py`.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ def test_a_command_works(
         case ["torchrun", *_, script, _]:  # the same
             assert (ROOT / script).is_file()
         case ["barrier", "list"]:
-            names = [line.split()[0] for line in run_barrier("list", environment).splitlines()]
-            assert "tcp_store" in names
+            names = re.findall(r"^(\S+)", run_barrier("list", environment), re.MULTILINE)
+            assert {"tcp_store", "opentelemetry"} <= set(names)
         case ["barrier", "info", barrier_type]:
             name = "tcp_store" if barrier_type == "TYPE" else barrier_type
             assert "timeout_secs: float" in run_barrier(f"info {name}", environment)
@@ -289,11 +289,35 @@ def run_the_clients(snippet: Block, environment: dict[str, str], folder: Path) -
     assert "tcp_store" in output
 
 
+def run_the_opentelemetry_observers(
+    snippet: Block, environment: dict[str, str], folder: Path
+) -> None:
+    """With providers of the reader's own, and a barrier after it."""
+    providers = """
+from barrier_core import create_barrier
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+"""
+    after = """
+with create_barrier("local", global_rank=0, global_world_size=1) as barrier:
+    barrier.execute_barrier()
+print([name for name, _ in plugin_manager.list_name_plugin() if "opentelemetry" in name])
+"""
+    given = snippet.text.replace("tracer_provider=...", "tracer_provider=TracerProvider()")
+    given = given.replace("meter_provider=...", "meter_provider=MeterProvider()")
+    (folder / "job.py").write_text(providers + given + after)
+
+    output = run([sys.executable, "job.py"], environment, folder)
+
+    assert output.strip() == "['observer opentelemetry']"
+
+
 # What runs a snippet, by how it begins.
 SNIPPETS: dict[str, Callable[[Block, dict[str, str], Path], None]] = {
     "from barrier_core import BarrierConfig, create_barrier_from_config": run_the_readmes,
     "from barrier_core import create_barrier\n": run_the_file_barriers,
     "from torch_checkpointing.checkpoint_writer import": run_the_clients,
+    "from barrier_opentelemetry import": run_the_opentelemetry_observers,
 }
 
 
@@ -323,6 +347,6 @@ def test_the_layout_names_what_is_there() -> None:
     (layout,) = [b for b in BLOCKS if b.page.name == "CONTRIBUTING.md" and b.language == "text"]
     named = [line.split()[0] for line in layout.text.splitlines()]
 
-    missing = [name for name in named if not (ROOT / name.replace("<type>", "tcp_store")).is_dir()]
+    missing = [name for name in named if not (ROOT / name.replace("<name>", "tcp_store")).is_dir()]
 
     assert missing == []
