@@ -118,8 +118,9 @@ class OpenTelemetryObserver:
         error: BarrierError | None,
     ) -> None:
         """Report a round: it is made a span only now, so that no call leaves one open."""
-        # None where the observer was registered in the middle of the round.
-        entry = self._entries.pop(barrier, None) or _Entry()
+        entry = self._entries.pop(barrier, None)
+        if entry is None:  # registered in the middle of the round, whose length it does not know
+            return
         if waited_secs is None:
             waited_secs = time.monotonic() - entry.monotonic
         pattern = self._pattern(tag)
