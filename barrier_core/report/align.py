@@ -12,7 +12,6 @@ import math
 import statistics
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from barrier_core.observers.trace_format import ClockReading
@@ -20,8 +19,9 @@ from barrier_core.report.model import ClockFit
 from barrier_core.report.read import Traces
 from barrier_core.report.rounds import Run, wall_offset_ns
 
-_WINDOWS = 64
-_PER_WINDOW = 16
+_WINDOWS = 256
+_PER_WINDOW = 16  # rounds
+_FOR_SLOPE = 64  # points, of which each is paired with each
 _FEW = 128  # rounds: up to here, a line through them is all that they can tell
 _FASTEST_DRIFT = 1e-3  # no clock that works drifts more
 _NO_ROUND = -1
@@ -152,7 +152,7 @@ def _fit(column: array[int], seen: array[float]) -> _Clock | None:
     ]
     groups = _grouped(points)
     line = groups if len(points) > _FEW else points
-    drift = _slope(line)
+    drift = _slope(line[:: len(line) // _FOR_SLOPE + 1])
     level = statistics.median(y - drift * x for x, y in points)
     error = statistics.median(abs(y - drift * x - level) for x, y in points)
     if len(points) < 4 or abs(drift) > _FASTEST_DRIFT or abs(drift) * points[-1][0] < error:
@@ -179,7 +179,7 @@ def _grouped(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return list(groups.items())
 
 
-def _slope(points: Iterable[tuple[float, float]]) -> float:
+def _slope(points: list[tuple[float, float]]) -> float:
     """Return the median of the slopes between all points (Theil and Sen)."""
     slopes = [
         (y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in itertools.combinations(points, 2) if x2 > x1

@@ -74,6 +74,7 @@ def _events_of(
         for place, (came, went) in enumerate(zip(entered, left, strict=True)):
             if math.isnan(came):
                 continue
+            ts = round(max(came - origin, 0.0) * 1e6, 3)
             number, tag = run.numbers[place], run.tags[place]
             failed = run.failed.get(place, {}).get(rank)
             args = {"round": number, "barrier": barrier, "generation": run.generation}
@@ -83,7 +84,7 @@ def _events_of(
                 "ph": "X",
                 "name": tag or f"round {number}",
                 "cat": "barrier" if failed is None else "barrier,failed",
-                "ts": round((came - origin) * 1e6, 3),
+                "ts": ts,
                 "dur": round(max(went - came, 0.0) * 1e6, 3),
                 "args": args,
                 **where,
@@ -94,7 +95,7 @@ def _events_of(
                     "ph": "i",
                     "s": "t",
                     "name": "last to arrive",
-                    "ts": round((came - origin) * 1e6, 3),
+                    "ts": ts,
                     "args": {"round": number, "cost_secs": round(cost[1], 6)},
                     **where,
                 }

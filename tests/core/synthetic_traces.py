@@ -5,6 +5,7 @@ By hand, ``python -m tests.core.synthetic_traces DIR RANKS ROUNDS`` writes the t
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from collections.abc import Callable
@@ -42,11 +43,20 @@ class Host:
     clock: str = ""
     """The clock's name; that of the host if not given."""
 
+    wander_secs: float = 0.0
+    """How far, beside its drift, it departs to and fro within a day."""
+
+    def gained_secs(self, true: float) -> float:
+        """How much more than the true time it has counted since the job began."""
+        since = true - BEGAN
+        wandered = self.wander_secs * math.sin(since * 2 * math.pi / 86400)
+        return since * self.drift_ppm * 1e-6 + wandered
+
     def monotonic_ns(self, true: float) -> int:
-        return round((self.up_secs + (true - BEGAN) * (1 + self.drift_ppm * 1e-6)) * 1e9)
+        return round((self.up_secs + true - BEGAN + self.gained_secs(true)) * 1e9)
 
     def wall_ns(self, true: float) -> int:
-        return round((true + self.ahead_secs + (true - BEGAN) * self.drift_ppm * 1e-6) * 1e9)
+        return round((true + self.ahead_secs + self.gained_secs(true)) * 1e9)
 
 
 @dataclass
@@ -65,6 +75,7 @@ class SyntheticJob:
     late_secs: Callable[[int, int], float] = lambda rank, number: 0.0
     """How much later than by chance a rank comes to a round."""
     tag: Callable[[int], str] = lambda number: f"step={number}"
+    prefix: str = "ckpt"
     generation: str = "0"
     began: float = BEGAN
     seed: int = 1
@@ -110,7 +121,7 @@ class SyntheticJob:
         )
         reading = ClockReading(host.wall_ns(self.began), host.monotonic_ns(self.began))
         world_size = len(self.hosts)
-        barrier = BarrierStart(0, "tcp_store", "ckpt", self.generation, 0, world_size)
+        barrier = BarrierStart(0, "tcp_store", self.prefix, self.generation, 0, world_size)
         return [start, reading, barrier]
 
     def _passed(self, rank: int, number: int, came: float, left: float) -> PassedRound:
@@ -118,16 +129,15 @@ class SyntheticJob:
         entered_ns = clock(came)
         return PassedRound(0, number, entered_ns, clock(left) - entered_ns, self.tag(number))
 
-    def fail(self, number: int, dead: int, at: float) -> None:
-        """Have a rank die in a round, which the others give up after a second."""
+    def fail(self, dead: int, at: float) -> None:
+        """Have a rank die before the next round, which the others give up after a second."""
+        number = self.rounds + 1
         for rank, host in enumerate(self.hosts):
             if rank != dead:
                 entered_ns = host.monotonic_ns(at)
                 message = f"round {number} is broken (dead, decided by rank 0): rank {dead} is gone"
                 self.lines[rank].append(
-                    FailedRound(
-                        0, number, entered_ns, 10**9, "save", "dead", 0, str(dead), message
-                    )
+                    FailedRound(0, number, entered_ns, 10**9, "save", "dead", 0, str(dead), message)
                 )
 
     def write(self, folder: Path) -> None:
