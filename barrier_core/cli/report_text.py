@@ -121,6 +121,8 @@ def _clocks(report: Report) -> str:
         return "Clocks: there is one host, so times can be compared as they are"
     if not fitted:
         return "Clocks: no round passed, so the clocks of the hosts are taken as they are"
+    if len(fitted) == len(report.clocks) and not any(clock.p99_error_secs for clock in fitted):
+        return "Clocks: all hosts are on one machine, so times can be compared as they are"
     worst = max(fitted, key=lambda clock: clock.p99_error_secs)
     return (
         f"Clocks: aligned by {max(clock.rounds for clock in fitted):,} releases to within "
@@ -133,7 +135,7 @@ def duration(seconds: float) -> str:
     """Write seconds with a unit that suits them: ``1.2 ms``, ``3 min 5 s``, ``2.1 days``."""
     size = abs(seconds)
     if size < 1e-3:
-        return f"{seconds * 1e6:.0f} us"
+        return f"{round(seconds * 1e6)} us"
     if size < 1:
         return f"{seconds * 1e3:.3g} ms"
     if size < 120:
