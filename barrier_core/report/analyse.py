@@ -233,6 +233,11 @@ class _Analysis:
 
     def _notes(self) -> list[str]:
         notes = []
+        if len({run.world_size for run in self._runs}) > 1:
+            notes.append(
+                "barriers of several sizes are in these traces: a rank is known here by the number "
+                "that it has in each"
+            )
         for run in self._runs:
             unknown = set(range(run.world_size)) - set(run.ranks)
             if unknown:

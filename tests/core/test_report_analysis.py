@@ -199,6 +199,16 @@ def test_a_second_barrier_has_rows_of_its_own_in_the_perfetto_file(tmp_path: Pat
     assert {"rank 3", "rank 3 tcp_store eval"} <= names
 
 
+def test_barriers_of_several_sizes_are_noted(tmp_path: Path) -> None:
+    SyntheticJob(HOSTS, rounds=3).write(tmp_path)
+    SyntheticJob(HOSTS[:2], rounds=3, prefix="pair", pid=200).write(tmp_path)
+
+    report = make_report(tmp_path).report
+
+    assert report.world_size == 4
+    assert report.notes[0].startswith("barriers of several sizes are in these traces")
+
+
 # --- jobs that end badly --------------------------------------------------------------------------
 
 
