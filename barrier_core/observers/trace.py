@@ -67,7 +67,7 @@ class TraceObserver:
         self._max_bytes = max_bytes
         self._traced: weakref.WeakKeyDictionary[Barrier, _Traced] = weakref.WeakKeyDictionary()
         self._files: dict[int, _TraceFile] = {}
-        self._made: Counter[tuple[str, ...]] = Counter()
+        self._made: Counter[tuple[str, str, str, int]] = Counter()
         self._numbered = 0
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -132,15 +132,23 @@ class TraceObserver:
             if barrier in self._traced:
                 return self._traced[barrier]
             place = barrier.rank_info
-            name = (barrier.barrier_type, barrier.barrier_prefix, barrier.generation)
-            key = (*name, str(place.global_rank))
+            # What a backend of others sets them to need not be text.
+            barrier_type, prefix, generation = map(
+                str, (barrier.barrier_type, barrier.barrier_prefix, barrier.generation)
+            )
+            key = (barrier_type, prefix, generation, place.global_rank)
             file = self._files.get(place.global_rank)
             if file is None:
                 file = self._files[place.global_rank] = _TraceFile(
                     self._directory, self._max_bytes, place.global_rank, place.host
                 )
             start = BarrierStart(
-                self._numbered, *name, self._made[key], world_size=place.global_world_size
+                self._numbered,
+                barrier_type,
+                prefix,
+                generation,
+                self._made[key],
+                place.global_world_size,
             )
             self._made[key] += 1
             self._numbered += 1

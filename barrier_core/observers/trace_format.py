@@ -18,10 +18,18 @@ and ignore items at a line's end that it does not know.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 TRACE_FORMAT = 1
 SUFFIX = ".trace"
+
+# A line with a number beyond these is damaged, and no reason to run out of memory.
+_Nanoseconds = Annotated[int, Meta(ge=0, le=2**61)]
+_Number = Annotated[int, Meta(ge=0, le=2**53)]
+_Rank = Annotated[int, Meta(ge=0, lt=2**24)]
 
 
 class TraceStart(msgspec.Struct, frozen=True, array_like=True, tag="trace"):
@@ -29,47 +37,47 @@ class TraceStart(msgspec.Struct, frozen=True, array_like=True, tag="trace"):
 
     format: int
     """`TRACE_FORMAT`; another number means lines of another meaning."""
-    rank: int
+    rank: _Rank
     host: str
     pid: int
     clock: str
     """Names the monotonic clock: Linux's boot id, the same for all processes of a host."""
-    started_ns: int
+    started_ns: _Nanoseconds
     """Wall-clock time of the first line that this process wrote for this rank: with host, pid and
     rank, it tells which files belong together."""
-    before: int
+    before: _Number
     """Number of rounds that the process has had before, in older files or lost."""
 
 
 class ClockReading(msgspec.Struct, frozen=True, array_like=True, tag="clock"):
     """The two clocks of a host at one moment."""
 
-    wall_ns: int
+    wall_ns: _Nanoseconds
     """Unix time."""
-    monotonic_ns: int
+    monotonic_ns: _Nanoseconds
 
 
 class BarrierStart(msgspec.Struct, frozen=True, array_like=True, tag="barrier"):
     """A barrier; it stands before the first round that names its number."""
 
-    number: int
+    number: _Number
     """What the rounds of this file call it."""
     barrier_type: str
     prefix: str
     generation: str
-    instance: int
+    instance: _Number
     """How many barriers of this type, prefix and generation the process has had before."""
-    world_size: int
+    world_size: _Rank
 
 
 class PassedRound(msgspec.Struct, frozen=True, array_like=True, tag="pass"):
     """A round that has passed."""
 
-    barrier: int
-    round: int
-    entered_ns: int
+    barrier: _Number
+    round: _Number
+    entered_ns: _Nanoseconds
     """Just before the rank arrived."""
-    waited_ns: int
+    waited_ns: _Nanoseconds
     """From then until it went on."""
     tag: str
 
@@ -77,14 +85,14 @@ class PassedRound(msgspec.Struct, frozen=True, array_like=True, tag="pass"):
 class FailedRound(msgspec.Struct, frozen=True, array_like=True, tag="fail"):
     """A round that was broken; the first fields are those of `PassedRound`."""
 
-    barrier: int
-    round: int
-    entered_ns: int
-    waited_ns: int
+    barrier: _Number
+    round: _Number
+    entered_ns: _Nanoseconds
+    waited_ns: _Nanoseconds
     tag: str
     kind: str
     """Of the verdict: ``timeout``, ``abort``, …; the class of an error that has no verdict."""
-    decided_by: int | None
+    decided_by: _Rank | None
     missing: str
     """Ranks, compressed: ``3, 17-31``."""
     message: str

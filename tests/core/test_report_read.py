@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from barrier_core.observers.trace_format import PassedRound, TraceStart
 from barrier_core.report.make import make_report
@@ -164,6 +168,31 @@ def test_a_round_of_a_barrier_that_nobody_introduced_is_passed_over(folder: Path
     path.write_bytes(path.read_bytes() + stray)
 
     assert report_on(folder).rounds == 20
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_whatever_has_happened_to_the_files_there_is_a_report_or_a_clear_error(
+    data: st.DataObject,
+) -> None:
+    job = SyntheticJob([A, B], rounds=6)
+    job.fail(dead=1, at=BEGAN + 10)
+    with tempfile.TemporaryDirectory() as name:
+        job.write(Path(name))
+        for path in sorted(Path(name).iterdir()):
+            text = bytearray(path.read_bytes())
+            for _ in range(data.draw(st.integers(0, 4))):
+                start = data.draw(st.integers(0, len(text)))
+                length = data.draw(st.integers(0, 30))
+                text[start : start + length] = data.draw(
+                    st.one_of(
+                        st.binary(max_size=8), st.sampled_from([b"9" * 18, b"\n", b'"', b","])
+                    )
+                )
+            path.write_bytes(bytes(text))
+        with contextlib.suppress(NoTraceError):
+            report = report_on(Path(name))
+            assert report.rounds >= 1
 
 
 def test_generations_of_a_job_are_told_apart(tmp_path: Path) -> None:
