@@ -42,7 +42,7 @@ from barrier_core.errors import (
     failure,
 )
 from barrier_core.hookspecs import plugin_manager
-from barrier_core.ranks import RankStatus, format_ranks, generation_from_environment
+from barrier_core.ranks import RankStatus, format_ranks
 from barrier_core.verdict import Verdict
 
 SLOW_AFTER_SECS = 0.25
@@ -154,9 +154,10 @@ class StoreBarrier(Barrier):
         self._finished: list[str] = []
         """Keys of rounds that have passed and are to be removed; kept by rank 0."""
         if generation is None:
-            generation = generation_from_environment()
+            generation = self.generation
         check_name("generation", generation)
         self._connect = connect
+        self.barrier_prefix, self.generation = barrier_prefix, generation
         self._seat = Seat.take(self, (store_name, barrier_prefix, generation, global_rank))
         self._keys = Keys(barrier_prefix, f"{generation}.{self._seat.number}")
         with ExitStack() as undo:

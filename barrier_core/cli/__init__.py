@@ -16,6 +16,7 @@ _SUBCOMMANDS = {
     "info": "barrier_core.cli.info_command",
     "list": "barrier_core.cli.list_command",
     "new": "barrier_core.cli.new_command",
+    "report": "barrier_core.cli.report_command",
     "wait": "barrier_core.cli.wait_command",
 }
 
