@@ -53,6 +53,7 @@ _LOOK_NOW_SECS = 1.0
 """How long, in seconds, a deadline may be overdrawn to see whether progress extends it."""
 _LINGER_POLL_SECS = 0.05
 _ABORT_POLL_SECS = 0.02
+_ABORT_PATIENCE_SECS = 0.2
 _STAGGER_ABOVE = 32  # ranks
 _STAGGER_SECS = 0.004  # per rank
 _MAX_STAGGER_SECS = 2.0
@@ -415,7 +416,8 @@ class StoreBarrier(Barrier):
 
     def _abort(self, reason: str) -> None:
         self._abort_reason = reason
-        while self.failed is None:
+        patience_ends = time.monotonic() + _ABORT_PATIENCE_SECS
+        while self.failed is None and not self.closed:
             if self._turn.acquire(blocking=False):
                 # Nobody is in a round.
                 try:
@@ -428,6 +430,10 @@ class StoreBarrier(Barrier):
             self._line.wake()
             if self._round_thread == threading.get_ident():
                 return  # an observer or a signal handler in that very round, which goes on after it
+            if self._round_thread is None and time.monotonic() >= patience_ends:
+                # A signal handler on a thread that is about to enter a round, or has just left one:
+                # it goes on only when this returns, and then sees the reason.
+                return
             time.sleep(_ABORT_POLL_SECS)
 
     def _break_next(self, reason: str) -> None:

@@ -397,6 +397,18 @@ def test_ranks_with_different_tags_are_told_so(job: Job) -> None:
     assert verdict.tags == {"save step=1": "0, 2", "save step=2\n": "1"}
 
 
+def test_an_abort_by_a_signal_that_strikes_as_a_round_begins_or_ends_breaks_the_next(
+    job: Job,
+) -> None:
+    barriers = job.barriers(2)
+
+    with barriers[0]._turn:  # where the signal handler strikes
+        barriers[0].abort("preempted")
+
+    verdict = arriving(*barriers).verdict()
+    assert (verdict.kind, verdict.rank, verdict.reason) == ("abort", 0, "preempted")
+
+
 def test_a_rank_that_has_closed_its_barrier_is_reported(job: Job) -> None:
     barriers = job.barriers(3)
     ranks = arriving(*barriers[:2])
