@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from barrier_core.observers.trace_format import ClockReading
 from barrier_core.report.make import make_report
 from barrier_core.report.model import Report
 from tests.core.synthetic_traces import BEGAN, Host, SyntheticJob
@@ -154,3 +155,21 @@ def test_a_single_round_is_enough_to_compare() -> None:
 
     assert report.ranks[0].rank == 1
     assert report.cost_secs == pytest.approx(job.cost_secs[1], abs=0.001)
+
+
+def test_a_wall_clock_that_jumps_moves_no_round() -> None:
+    job = SyntheticJob([Host("a"), Host("b", ahead_secs=2)], rounds=50)
+    for rank, host in enumerate(job.hosts):
+        readings = [
+            ClockReading(
+                host.wall_ns(BEGAN + 5 * n) + jump * 10**9, host.monotonic_ns(BEGAN + 5 * n)
+            )
+            for n, jump in enumerate([0, 0, 0, 3600, 3600])
+        ]
+        job.lines[rank][-1:-1] = readings
+
+    report = report_on(job)
+
+    assert report.start == pytest.approx(BEGAN + 0.5, abs=0.1)
+    assert report.cost_secs == pytest.approx(sum(job.cost_secs), abs=0.02)
+    assert report.notes == []
