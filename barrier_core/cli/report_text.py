@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+import msgspec
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +20,7 @@ _NOTES = 5
 
 def show_report(report: Report, top: int) -> None:
     """Write the report to stdout; of each list at most ``top`` lines."""
+    report = _with_short_hosts(report)
     show(plain(_summary(report)))
     show(plain(_verdict(report), "bold"))
     if report.cost_secs:
@@ -42,6 +44,19 @@ def show_report(report: Report, top: int) -> None:
         show(plain(f"Note: {note}"))
     if len(report.notes) > _NOTES:
         show(plain(f"and {len(report.notes) - _NOTES} more notes, which --json shows"))
+
+
+def _with_short_hosts(report: Report) -> Report:
+    """Leave out the domains of hosts, if the names are told apart without."""
+    short = {host.host: host.host.partition(".")[0] for host in report.hosts}
+    if len(set(short.values())) < len(short) or any(name.isdigit() for name in short.values()):
+        return report
+    replace = msgspec.structs.replace
+    return replace(
+        report,
+        ranks=[replace(rank, host=short[rank.host]) for rank in report.ranks],
+        hosts=[replace(host, host=short[host.host]) for host in report.hosts],
+    )
 
 
 def _summary(report: Report) -> str:

@@ -301,6 +301,9 @@ class _TraceFile:
 
 def _clock_name(host: str) -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        name = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:  # not Linux
         return host
+    with suppress(OSError):  # a container may have been given a clock of its own
+        name += f" {Path('/proc/self/ns/time').stat().st_ino}"
+    return name

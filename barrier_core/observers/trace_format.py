@@ -2,7 +2,7 @@
 
 ::
 
-    ["trace", 1, 3, "gpu-01", 4121, "9f1c…", 1767225600123456789, 0]
+    ["trace", 1, 3, "gpu-01", 4121, "9f1c… 4026531834", 1767225600123456789, 0]
     ["clock", 1767225600123456900, 52000000000]
     ["barrier", 0, "tcp_store", "ckpt", "0", 0, 64]
     ["pass", 0, 1, 52000100000, 1203000, "save step=100"]
@@ -41,7 +41,8 @@ class TraceStart(msgspec.Struct, frozen=True, array_like=True, tag="trace"):
     host: str
     pid: int
     clock: str
-    """Names the monotonic clock: Linux's boot id, the same for all processes of a host."""
+    """Names the monotonic clock: Linux's boot id and time namespace, which all processes of a host
+    share."""
     started_ns: _Nanoseconds
     """Wall-clock time of the first line that this process wrote for this rank: with host, pid and
     rank, it tells which files belong together."""

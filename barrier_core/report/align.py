@@ -213,7 +213,7 @@ def _told(host: str, clock: _Clock, readings: list[ClockReading], origin_ns: int
     return ClockFit(
         host=host,
         offset_secs=offset,
-        drift_ppm=-clock.drift * 1e6,
+        drift_ppm=0.0 - clock.drift * 1e6,
         median_error_secs=clock.median_error,
         p99_error_secs=clock.p99_error,
         rounds=clock.rounds,

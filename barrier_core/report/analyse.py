@@ -248,8 +248,8 @@ class _Analysis:
                 )
         if self._incomplete:
             notes.append(
-                f"{len(self._incomplete)} rounds that passed lack the record of some rank, and are "
-                "charged to nobody"
+                "rounds that passed but lack the record of some rank, and are charged to nobody: "
+                f"{len(self._incomplete)}"
             )
         return notes
 

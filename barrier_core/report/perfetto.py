@@ -18,7 +18,7 @@ import msgspec
 from barrier_core.report.make import Made
 from barrier_core.report.rounds import Run
 
-_FLUSH_EVERY = 10_000
+_FLUSH_EVERY = 1_000
 _RANKS = 1_000_000  # more than a job has: thread numbers of barriers do not meet
 
 

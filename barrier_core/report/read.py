@@ -214,15 +214,15 @@ class _Reader:
         losers = [rank for rank, missing in lost.items() if missing]
         if losers:
             self._notes.append(
-                f"{sum(lost.values())} records of rank {format_ranks(losers)} are gone: dropped "
-                "for space, or not written as the disk refused"
+                "records that were dropped for space, or that the disk refused: "
+                f"{sum(lost.values())}, of rank {format_ranks(losers)}"
             )
         if self._torn:
             names = sorted(self._torn)
-            more = f" and {len(names) - 3} more files" if len(names) > 3 else ""
+            more = ", …" if len(names) > 3 else ""
             self._notes.append(
-                f"{sum(self._torn.values())} torn lines are left out, in {', '.join(names[:3])}"
-                f"{more}: a rank was killed while it wrote, or the disk was full"
+                "torn lines, of a rank that was killed while it wrote, or of a full disk: "
+                f"{sum(self._torn.values())}, in {', '.join(names[:3])}{more}"
             )
         lives = [life for life in self._lives.values() if life.rounds or life.failed]
         return Traces(lives, list(self._tags), self._clocks, self._notes)

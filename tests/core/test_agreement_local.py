@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from barrier_core import (
     Barrier,
     BarrierFailedError,
+    BarrierSetupError,
     BarrierTimeoutError,
     BrokenBarrierError,
     RankConflictError,
@@ -32,7 +33,7 @@ from barrier_core.agreement.local import _STORE, LocalBarrier, LocalLine
 from barrier_core.agreement.log import parse, passed
 from barrier_core.agreement.protocol import Keys
 from barrier_core.agreement.retire import COLLECT_EVERY
-from barrier_core.agreement.store import StoreLine
+from barrier_core.agreement.store import Connect, StoreLine
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.hookspecs import plugin_manager
 
@@ -79,6 +80,18 @@ class PollingBarrier(StoreBarrier):
 
 class LateBarrier(PollingBarrier):
     line_class = LateLine
+
+
+class FollowingBarrier(LocalBarrier):
+    """Its ranks wait for rank 0, as those of a store that rank 0 hosts do."""
+
+    patience_secs = 20.0
+
+    def _open(self, connect: Connect) -> StoreLine:
+        line = super()._open(connect)
+        if self._rank != 0:
+            self._wait_for_host(line, time.monotonic() + self.patience_secs)
+        return line
 
 
 class Job:
@@ -537,6 +550,42 @@ def test_a_barrier_is_made_anew_after_it_has_failed(job: Job) -> None:
 
     assert [barrier.closed for barrier in broken] == [True, True]
     assert anew.round == 1
+
+
+def test_a_rank_that_is_early_waits_until_rank_0_has_made_the_same_barrier(job: Job) -> None:
+    barriers = job.barriers(2, barrier_class=FollowingBarrier)
+    barriers[1].close()
+    early = Ranks(lambda: job.barrier(1, 2, barrier_class=FollowingBarrier).execute_barrier())
+
+    barriers[0].close()
+
+    arriving(job.barrier(0, 2, barrier_class=FollowingBarrier)).pass_()
+    early.pass_()
+
+
+def test_a_rank_that_missed_a_barrier_comes_to_the_one_that_rank_0_has_made_since(job: Job) -> None:
+    for _ in range(3):
+        job.barrier(0, 2, barrier_class=FollowingBarrier).abort("nobody came")
+
+    barriers = [job.barrier(rank, 2, barrier_class=FollowingBarrier) for rank in (0, 1)]
+
+    arriving(*barriers).pass_()
+    job.close()
+    arriving(*job.barriers(2, barrier_class=FollowingBarrier)).pass_()  # they count alike again
+
+
+def test_a_rank_does_not_wait_for_rank_0_for_ever(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FollowingBarrier, "patience_secs", 0.1)
+    for _ in range(2):
+        with pytest.raises(BarrierSetupError, match=r"rank 0 has not come to .* 0\.0\. Start all"):
+            job.barrier(1, 2, barrier_class=FollowingBarrier)
+
+    job.barrier(0, 2)
+
+    with pytest.raises(BarrierSetupError, match=r"generation 1\.0; the last .* made there is 0\.0"):
+        job.barrier(1, 2, barrier_class=FollowingBarrier, generation="1")
 
 
 def test_a_rank_has_one_open_barrier_of_a_name(job: Job) -> None:

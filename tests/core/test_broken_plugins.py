@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from barrier_core import (
     CONTRACT_VERSION,
     Barrier,
     BarrierPluginError,
+    create_barrier,
 )
+from barrier_core.cli import list_command
 from barrier_core.cli.backends import all_backends
 from barrier_core.known_backends import CORE
 from barrier_core.registry import Registry
@@ -128,9 +132,8 @@ def test_a_broken_distribution_costs_only_itself_and_is_named(
     assert (broken.name, broken.version, broken.reason) == ("broken", "2.3", message)
 
 
-def test_all_kinds_of_broken_distributions_at_once_do_not_hide_the_working_one(
-    site: Site, registry: Registry
-) -> None:
+def install_all_kinds(site: Site) -> None:
+    """Install everything that can be wrong, and what works beside it."""
     for number, (value, source, _) in enumerate(BROKEN.values()):
         module = value.partition(":")[0]
         modules = {} if module == "absent" else {module: source}
@@ -143,6 +146,12 @@ def test_all_kinds_of_broken_distributions_at_once_do_not_hide_the_working_one(
     site.install("twice-by-itself", "[barriers]\nown = one:Backend\nown = two:Backend\n")
     site.install_backend("healthy")
 
+
+def test_all_kinds_of_broken_distributions_at_once_do_not_hide_the_working_one(
+    site: Site, registry: Registry
+) -> None:
+    install_all_kinds(site)
+
     listed = all_backends(registry)
 
     assert [backend.name for backend in listed if backend.state == "ok"] == [
@@ -153,6 +162,28 @@ def test_all_kinds_of_broken_distributions_at_once_do_not_hide_the_working_one(
     broken = {backend.name for backend in listed if backend.reason}
     assert {"name@elsewhere", "timeless", "own@twice-by-itself"} < broken
     assert len(broken) == len(BROKEN) + 3
+
+
+def test_barrier_list_tells_why_create_barrier_refuses_each_of_them(
+    globally: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install_all_kinds(globally)
+    with pytest.raises(SystemExit):
+        list_command.command(["--json"])
+    listed = json.loads(capsys.readouterr().out)
+    broken = [backend for backend in listed if backend["state"] == "broken"]
+
+    for backend in broken:
+        with pytest.raises(BarrierPluginError) as raised:
+            create_barrier(backend["name"], global_rank=0, global_world_size=1)
+        told = str(raised.value)
+        assert told == backend["reason"]
+        assert "entry point '" in told
+        assert f" of {backend['distribution']} " in told
+        assert (raised.value.__cause__ is not None) == ("Error: " in told or "SystemExit: " in told)
+
+    assert len(broken) == len(BROKEN) + 3
+    create_barrier("healthy", global_rank=0, global_world_size=1).execute_barrier()
 
 
 def test_a_name_with_an_at_is_refused_with_the_reason(site: Site, registry: Registry) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -9,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from barrier_core.observers.trace_format import ClockReading
 from barrier_core.report.make import make_report
 from barrier_core.report.model import Report
 from tests.core.synthetic_traces import BEGAN, Host, SyntheticJob
@@ -154,3 +160,84 @@ def test_a_single_round_is_enough_to_compare() -> None:
 
     assert report.ranks[0].rank == 1
     assert report.cost_secs == pytest.approx(job.cost_secs[1], abs=0.001)
+
+
+def test_a_wall_clock_that_jumps_moves_no_round() -> None:
+    job = SyntheticJob([Host("a"), Host("b", ahead_secs=2)], rounds=50)
+    for rank, host in enumerate(job.hosts):
+        readings = [
+            ClockReading(
+                host.wall_ns(BEGAN + 5 * n) + jump * 10**9, host.monotonic_ns(BEGAN + 5 * n)
+            )
+            for n, jump in enumerate([0, 0, 0, 3600, 3600])
+        ]
+        job.lines[rank][-1:-1] = readings
+
+    report = report_on(job)
+
+    assert report.start == pytest.approx(BEGAN + 0.5, abs=0.1)
+    assert report.cost_secs == pytest.approx(sum(job.cost_secs), abs=0.02)
+    assert report.notes == []
+
+
+# --- clocks that really differ --------------------------------------------------------------------
+
+RANK = """
+import socket, sys, time
+from barrier_core import Barrier
+
+class Pair(Barrier):
+    barrier_type = "pair"
+
+    def _wait(self, timeout_secs, tag):
+        line.sendall(b"x")
+        line.recv(1)
+
+rank, line = int(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
+barrier = Pair(rank, 2)
+for _ in range(50):
+    time.sleep(0.01 * rank)  # the subject: it is late
+    barrier.execute_barrier()
+"""
+
+OWN_CLOCK = ["unshare", "--fork", "--time", "--monotonic"]
+
+
+def can_set_clocks() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    return not subprocess.run(
+        [*OWN_CLOCK, "1", "true"], stderr=subprocess.DEVNULL, check=False
+    ).returncode
+
+
+@pytest.mark.skipif(not can_set_clocks(), reason="needs root, and Linux's time namespaces")
+def test_processes_whose_monotonic_clocks_are_hours_apart_are_aligned(tmp_path: Path) -> None:
+    lines = socket.socketpair()
+    ranks = [
+        subprocess.Popen(
+            [
+                *OWN_CLOCK,
+                f"{rank * 9999}",
+                sys.executable,
+                "-c",
+                RANK,
+                f"{rank}",
+                f"{line.fileno()}",
+            ],
+            pass_fds=[line.fileno()],
+            env={**os.environ, "BARRIER_TRACE_DIR": str(tmp_path)},
+        )
+        for rank, line in enumerate(lines)
+    ]
+    for line in lines:
+        line.close()
+    assert [rank.wait(60) for rank in ranks] == [0, 0]
+
+    report = make_report(tmp_path).report
+
+    assert [fit.rounds for fit in report.clocks] == [50, 50]
+    # The two have one wall clock, seen through the scheduler of a machine that runs tests.
+    assert [fit.offset_secs for fit in report.clocks] == pytest.approx([0, 0], abs=0.5)
+    assert report.ranks[0].rank == 1
+    assert 0.01 * 50 * 0.9 < report.ranks[0].cost_secs < 60

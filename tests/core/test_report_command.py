@@ -136,6 +136,30 @@ def test_many_failures_and_notes_stay_within_a_screen(barrier: Command, tmp_path
     assert "and 3 more notes, which --json shows" in out
 
 
+@pytest.mark.parametrize(
+    ("hosts", "shown"),
+    [
+        (["gpu-0.example.org", "gpu-1.example.org"], "gpu-1"),
+        (["gpu.a.org", "gpu.b.org"], "gpu.b.org"),
+        (["10.0.0.1"], "10.0.0.1"),
+    ],
+)
+def test_hosts_are_shown_without_their_domains_where_that_says_enough(
+    barrier: Command, tmp_path: Path, hosts: list[str], shown: str
+) -> None:
+    job = SyntheticJob(
+        [Host(host) for host in [*hosts, hosts[-1]]],
+        rounds=5,
+        late_secs=lambda rank, number: 0.1 * (rank == len(hosts)),
+    )
+    job.write(tmp_path)
+
+    lines = barrier("report", str(tmp_path)).out.splitlines()
+
+    first = next(line for line in lines if line.startswith(f"{len(hosts)} "))
+    assert first.split()[1] == shown
+
+
 def test_a_bar_shows_how_far_it_is_on_a_terminal_only(folder: Path) -> None:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "barrier_core", "report", str(folder), "--json"]

@@ -65,10 +65,11 @@ def test_a_torn_last_line_costs_that_round_only(folder: Path) -> None:
     assert report.rounds == 20
     assert sum(rank.times_last for rank in report.ranks) == 19
     assert report.ranks[0].rank == 2
-    assert report.notes[0].startswith(f"1 torn lines are left out, in {path.name}: a rank was")
-    assert report.notes[1] == (
-        "1 rounds that passed lack the record of some rank, and are charged to nobody"
-    )
+    assert report.notes == [
+        "torn lines, of a rank that was killed while it wrote, or of a full disk: 1, in "
+        f"{path.name}",
+        "rounds that passed but lack the record of some rank, and are charged to nobody: 1",
+    ]
     assert report.detail[-1].missing == [3]
 
 
@@ -82,8 +83,9 @@ def test_torn_lines_in_the_middle_cost_those_rounds_only(folder: Path) -> None:
     report = report_on(folder)
 
     assert report.rounds == 19
-    assert report.notes[0].startswith("4 torn lines are left out, in ")
-    assert " and 1 more files: " in report.notes[0]
+    (note,) = report.notes
+    assert "full disk: 4, in rank0-" in note
+    assert note.endswith(".trace, …")
 
 
 def test_foreign_files_are_noted(folder: Path) -> None:
@@ -115,7 +117,7 @@ def test_files_of_a_later_format_are_noted_and_not_guessed_at(folder: Path) -> N
         "format 1",
         "there is no trace of rank 0 of the tcp_store barrier 'ckpt', generation 0: its rounds "
         "are charged to nobody",
-        "20 rounds that passed lack the record of some rank, and are charged to nobody",
+        "rounds that passed but lack the record of some rank, and are charged to nobody: 20",
     ]
 
 
@@ -142,8 +144,8 @@ def test_rounds_that_were_dropped_for_space_are_noted(folder: Path) -> None:
     report = report_on(folder)
 
     assert report.notes == [
-        "24 records of rank 0-1 are gone: dropped for space, or not written as the disk refused",
-        "12 rounds that passed lack the record of some rank, and are charged to nobody",
+        "records that were dropped for space, or that the disk refused: 24, of rank 0-1",
+        "rounds that passed but lack the record of some rank, and are charged to nobody: 12",
     ]
     assert report.ranks[0].times_last == 8
 

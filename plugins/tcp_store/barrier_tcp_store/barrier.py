@@ -54,7 +54,8 @@ class TCPStoreBarrier(StoreBarrier):
         global_world_size: Number of ranks that must arrive.
         barrier_prefix: Name of this barrier in the store.
         timeout_barrier_init_secs: How long, in seconds, to wait for the store at set-up.
-        use_checkpoint_barrier_tcpstore_libuv: Which of torch's two servers rank 0 starts.
+        use_checkpoint_barrier_tcpstore_libuv: Which of torch's two servers rank 0 starts; the
+            barriers of a process that are hosted at one port share that of the first.
         tcpstore_port: Port of the store.
         master_address: Name or address of rank 0's host.
         timeout_secs: Hard limit in seconds on one wait.
@@ -67,7 +68,7 @@ class TCPStoreBarrier(StoreBarrier):
 
     Raises:
         BarrierConfigError: An argument is out of range.
-        BarrierSetupError: The store is not there in time, or the port is taken.
+        BarrierSetupError: The store or rank 0 is not there in time, or the port is taken.
         RankConflictError: Another process has this rank, or the ranks disagree about the job.
     """
 

@@ -188,15 +188,21 @@ def test_a_master_that_is_not_there_is_waited_for_no_longer_than_told(free_port:
         )
 
 
-@pytest.mark.parametrize("answer", [None, b"SSH-2.0-OpenSSH_9.6\r\n"])
-def test_something_else_at_the_port_is_not_taken_for_a_store(answer: bytes | None) -> None:
+@pytest.mark.parametrize(("answer", "init_secs"), [(None, 1), (b"SSH-2.0-OpenSSH_9.6\r\n", 60)])
+def test_something_else_at_the_port_is_not_taken_for_a_store(
+    answer: bytes | None, init_secs: float
+) -> None:
     with (
         listener(answer) as port,
         within(5),
         pytest.raises(BarrierSetupError, match="no TCPStore"),
     ):
         TCPStoreBarrier(
-            1, 2, tcpstore_port=port, master_address="127.0.0.1", timeout_barrier_init_secs=1
+            1,
+            2,
+            tcpstore_port=port,
+            master_address="127.0.0.1",
+            timeout_barrier_init_secs=init_secs,
         )
 
 
