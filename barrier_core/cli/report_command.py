@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +15,8 @@ from barrier_core.cli.output import plain, show, show_json
 from barrier_core.cli.report_text import show_report
 from barrier_core.report import read
 from barrier_core.report.make import make_report
+from barrier_core.report.page import write_page
 from barrier_core.report.perfetto import write_perfetto
-
-_PAGE = "barrier_core.report.page"
 
 
 @click.command("report")
@@ -76,8 +73,8 @@ def command(
             write_perfetto(made, perfetto)
         if page is None and not as_json:
             page = folder / "report.html"
-        if page is not None and importlib.util.find_spec(_PAGE) is not None:
-            importlib.import_module(_PAGE).write_page(made.report, page)
+        if page is not None:
+            write_page(made.report, page)
             if not as_json:
                 show(plain(f"Page: {page}"))
     except OSError as error:
