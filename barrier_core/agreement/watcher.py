@@ -22,7 +22,7 @@ from barrier_core.agreement.processes import Beacon
 from barrier_core.agreement.protocol import Keys, RoundKeys
 from barrier_core.agreement.roster import Examiner, Pulse
 from barrier_core.agreement.store import Connect, StoreLine, StoreLostError
-from barrier_core.ranks import RankStatus
+from barrier_core.ranks import RankStatus, format_ranks
 from barrier_core.verdict import Verdict
 
 logger = logging.getLogger("barrier_core")
@@ -275,9 +275,11 @@ class Watcher:
             line, set(range(self._world_size)).difference(slow.arrived)
         )
         slow.looked_at = time.monotonic()
-        dead = [status for status in slow.missing if status.state == "dead"]
+        dead = [status.rank for status in slow.missing if status.state == "dead"]
         if dead:
-            return Break("dead", self._rank, f"{dead[0]}")
+            # The verdict itself says how and where.
+            what = "ranks" if len(dead) > 1 else "rank"
+            return Break("dead", self._rank, f"found {what} {format_ranks(dead)} dead")
         return None
 
     def _hang_up(self) -> None:

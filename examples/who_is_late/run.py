@@ -26,6 +26,7 @@ SLOW_RANK = 2  # on gpu-2
 SLOW_HOST = "gpu-3"
 DELAY_SECS = 0.01  # of a packet from or to the slow host
 DEAD_RANK = 7  # on gpu-4
+PICTURE_SIZE = "1280,1175"
 _END_SECS = 60.0
 
 console = Console(highlight=False, soft_wrap=True)
@@ -106,6 +107,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--traces", type=Path, help="where the trace files go")
+    parser.add_argument("--picture", type=Path, help="PNG file for the upper part of the page")
     args = parser.parse_args()
     if os.geteuid() != 0:
         console.print("The hosts are network namespaces, which need root: run it with sudo.")
@@ -121,7 +123,21 @@ def main() -> int:
     for message in set(said.values()):
         console.print(f"  [bold]{escape(message)}[/bold]")
     report = [sys.executable, "-m", "barrier_core", "report", str(traces)]
-    return subprocess.run(report, check=False).returncode
+    status = subprocess.run(report, check=False).returncode
+    if args.picture is not None:
+        take_picture(traces / "report.html", args.picture)
+    return status
+
+
+def take_picture(page: Path, picture: Path) -> None:
+    """Have Chromium draw the page's headline and timeline."""
+    browser = ["chromium", "--headless", "--no-sandbox", "--hide-scrollbars"]
+    what = [
+        f"--window-size={PICTURE_SIZE}",
+        f"--screenshot={picture.absolute()}",
+        page.absolute().as_uri(),
+    ]
+    subprocess.run([*browser, *what], check=True, capture_output=True)
 
 
 if __name__ == "__main__":

@@ -522,6 +522,9 @@ def test_a_failed_round_shows_its_verdict_and_who_was_missing(show: Callable[...
     assert page.ask("document.querySelector('#round-chart g.late')") is None  # none of the others
     assert "no record of this round" in page.point("#round-chart [data-rank='3']")
     assert "failed (dead)" in page.text("#heat-axes .mark")
+    marks = page.ask("[...document.querySelectorAll('#heat-axes .mark')].map((m) => m.textContent)")
+    assert ["was missing" in mark for mark in marks] == [False, True]
+    assert "rank 3 on gpu-0 was missing" in marks[1]
 
 
 def test_the_trend_tells_a_stretch_of_rounds(show: Callable[..., Page]) -> None:

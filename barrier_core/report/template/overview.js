@@ -54,6 +54,13 @@ function paintHeat() {
   context.putImageData(image, 0, 0);
 }
 
+/** Whether a rank is in ranges such as "3, 17-31". */
+const isAmong = (rank, ranges) =>
+  ranges.split(", ").some((range) => {
+    const [first, last = first] = range.split("-");
+    return range && rank >= Number(first) && rank <= Number(last);
+  });
+
 const place = {}; // where the heat map is drawn, in pixels
 const timeToX = (unix) => place.left + Math.max(0, Math.min(1, (unix - heat.start) / mapSecs)) * place.width;
 
@@ -139,14 +146,19 @@ function drawOverview() {
     svg.append(line(timeToX(round.at), bottom + 1, timeToX(round.at), bottom + 6, "here"));
   for (const failure of report.failures) {
     const words = `${roundName(failure)} failed (${failure.kind}), ${elapsed(failure.at)}`;
-    svg.append(
+    const mark = (y, title) =>
       draw(
         "text",
-        { x: timeToX(failure.at), y: place.top - 5, "text-anchor": "middle", class: "fail mark" },
+        { x: timeToX(failure.at), y, "text-anchor": "middle", class: "fail mark" },
         "✕",
-        draw("title", {}, words),
-      ),
-    );
+        draw("title", {}, title),
+      );
+    svg.append(mark(place.top - 5, words));
+    if (rowHeight < 8) continue;
+    heat.ranks.forEach((rank, row) => {
+      if (isAmong(rank, failure.missing))
+        svg.append(mark(place.top + (row + 0.5) * rowHeight + 5, `${rankName(rank)} was missing: ${words}`));
+    });
   }
   svg.append(draw("g", { id: "heat-here" }));
   markChosen();
@@ -202,7 +214,7 @@ function describeScale() {
   byId("heat-legend").append(
     make("span", {}, "on time", make("i", { class: "scale" }), `${secs(hottest)} late`),
     make("span", {}, make("i", { class: "no-round" }), "no round"),
-    make("span", {}, "✕ failed round"),
+    make("span", {}, "✕ failed round, and who was missing"),
     make("span", {}, "▲ the round below; each small tick is a round that can be shown"),
   );
   byId("heat-legend").title = `logarithmic: ${secs(coldest)} and less count as on time`;
