@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import hashlib
 import os
 import subprocess
@@ -79,6 +80,7 @@ OTHERS = [version for version in VERSIONS if version != THIS_VERSION]
 @pytest.fixture(scope="module")
 def core_runs() -> Iterator[dict[str, Future[bool]]]:
     """A run for each Python, all at once: they wait more than they compute."""
+    faulthandler.cancel_dump_traceback_later()  # who waits for them is not stuck
     with ThreadPoolExecutor(len(OTHERS)) as pool:
         yield {version: pool.submit(run_the_cores_tests, version) for version in OTHERS}
 
