@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from barrier_core.config import BarrierConfig, create_barrier, create_barrier_from_config
@@ -57,6 +58,10 @@ __all__ = [
 ]
 
 plugin_manager.register(LogObserver(), "observer log")
+if os.environ.get("BARRIER_TRACE_DIR"):
+    from barrier_core.observers.trace import TraceObserver as _TraceObserver
+
+    plugin_manager.register(_TraceObserver(os.environ["BARRIER_TRACE_DIR"]), "observer trace")
 
 # torch has its two backends beside the contract. Here they are plugins: the names work where the
 # plugin is installed, and importing this package still imports neither.

@@ -114,8 +114,10 @@ def create_barrier_from_config(
             f"barrier_args={config.barrier_args!r} must be a mapping from names to values"
         )
     backend = registry.get(config.barrier_type)
-    barrier: Barrier = backend(**bind_arguments(backend, config.barrier_args, rank_info))
+    arguments = bind_arguments(backend, config.barrier_args, rank_info)
+    # First, as it may take a while: Ctrl-C then leaves no barrier behind that nobody closes.
     registry.load_observers()
+    barrier: Barrier = backend(**arguments)
     notify("barrier_created", barrier=barrier)
     return barrier
 

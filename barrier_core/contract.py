@@ -23,7 +23,7 @@ from barrier_core.errors import (
     failure,
 )
 from barrier_core.hookspecs import plugin_manager
-from barrier_core.ranks import RankInfo
+from barrier_core.ranks import RankInfo, generation_from_environment
 from barrier_core.verdict import describe_round
 
 logger = logging.getLogger("barrier_core")
@@ -116,6 +116,10 @@ class Barrier(abc.ABC):
         warn_after_secs: float | None = DEFAULT_WARN_AFTER_SECS,
     ) -> None:
         self.rank_info = RankInfo(global_rank, global_world_size)
+        self.barrier_prefix = ""
+        """Name of this barrier among the job's barriers; empty where the backend has no names."""
+        self.generation = generation_from_environment()
+        """Changes when the whole job restarts."""
         self.timeout_secs = check_seconds("timeout_secs", timeout_secs)
         self.warn_after_secs = (
             None if warn_after_secs is None else check_seconds("warn_after_secs", warn_after_secs)

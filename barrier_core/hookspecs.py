@@ -21,7 +21,15 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class ObserverSpec:
-    """The hooks an observer can implement. All run on the rank's own threads: keep them short."""
+    """The hooks an observer can implement.
+
+    All run on the rank's own threads, `barrier_waiting` on its second one: keep them short. What
+    they raise is logged, but a rank whose observer does not return from a hook is late, or hangs.
+
+    An installed observer is imported and constructed on a thread of its own, before the first
+    barrier is made; one that is not ready in time is left out. It may hear of a barrier that was
+    made before it, and a call that is interrupted may enter and neither exit nor fail.
+    """
 
     @hookspec
     def barrier_created(self, barrier: Barrier) -> None:
@@ -29,7 +37,11 @@ class ObserverSpec:
 
     @hookspec
     def barrier_enter(self, barrier: Barrier, round: int, tag: str) -> None:
-        """Tell that this rank is about to arrive."""
+        """Tell that this rank is about to arrive.
+
+        After an interrupted call, the number may be one too high: exit and failure have the right
+        one.
+        """
 
     @hookspec
     def barrier_waiting(

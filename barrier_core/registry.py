@@ -23,6 +23,7 @@ from barrier_core.discovery import (
 from barrier_core.errors import BarrierConfigError, BarrierPluginError, UnknownBarrierTypeError
 from barrier_core.hookspecs import plugin_manager
 from barrier_core.known_backends import CORE, KNOWN_BACKENDS, OWN_NAMES
+from barrier_core.observer_loading import LIMIT_SECS, InstalledObservers
 
 logger = logging.getLogger("barrier_core")
 T = TypeVar("T", bound=type)
@@ -50,9 +51,9 @@ class Registry:
     ) -> None:
         self._manager = manager
         self._installed: dict[str, list[FoundPlugin]] = {}
-        self._observing: set[FoundPlugin] = set()
         self._selection = Selection.of_names(allow, block)
         self._lock = threading.RLock()
+        self._observers = InstalledObservers(manager, self._lock)
 
     def restrict(self, allow: Iterable[str] | None = None, block: Iterable[str] = ()) -> None:
         """Say which installed backends may be used, in place of what was said before.
@@ -216,25 +217,29 @@ class Registry:
             )
             return None if by_hand else self._choose(name)
 
-    def load_observers(self) -> None:
-        """Load the installed observers, each once. A broken one is logged, never raised."""
+    def observers(self) -> list[tuple[FoundPlugin, str | None]]:
+        """Return the installed observers, sorted by name, and which list leaves each out, if any.
+
+        Imports nothing.
+
+        Raises:
+            BarrierPluginError: The environment cannot be searched.
+        """
         with self._lock:
-            try:
-                installed = self._scan(OBSERVERS)
-            except BarrierPluginError:
-                logger.exception("no installed observer is used")
-                return
-            for found in installed:
-                if found in self._observing or self._objection(found):
-                    continue
-                try:
-                    observer = load_plugin(found)
-                    if isinstance(observer, type):
-                        observer = observer()
-                    self._manager.register(observer, f"observer {found.name}")
-                    self._observing.add(found)
-                except Exception:
-                    logger.exception("the observer of %s is left out", found)
+            return [(found, self._objection(found)) for found in self._scan(OBSERVERS)]
+
+    def load_observers(self, limit_secs: float = LIMIT_SECS) -> None:
+        """Load the installed observers, each once; whatever is wrong with one is only logged.
+
+        One that is not ready within ``limit_secs`` seconds is left out. It is used from the next
+        call on for which it is ready, and waited for no more.
+        """
+        try:
+            wanted = [found for found, objection in self.observers() if objection is None]
+        except BarrierPluginError:
+            logger.exception("no installed observer is used")
+            return
+        self._observers.load(wanted, limit_secs)
 
     def _candidates(self, name: str) -> list[FoundPlugin]:
         """Return what a name, or ``name@distribution``, may stand for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -75,14 +76,22 @@ def config(tmp_path: Path) -> Path:
 # --- barrier check -------------------------------------------------------------------------------
 
 
+def assert_table(output: str, rounds: int) -> None:
+    """Check that there is one line for each rank, and that one of them came last in each round."""
+    heading, *rows = (line.split() for line in output.splitlines())
+    assert heading == ["RANK", "HOST", "MEDIAN", "US", "P99", "US", "CAME", "LAST"]
+    assert [row[0] for row in rows] == [str(rank) for rank in range(WORLD_SIZE)]
+    assert {row[1] for row in rows} == {socket.gethostname()}
+    assert all(0 < float(median) <= float(p99) for _, _, median, p99, *_ in rows)
+    assert sum(int(row[4]) for row in rows) == rounds
+    assert all(row[5:] == ["of", str(rounds)] for row in rows)
+
+
 def test_check_starts_four_ranks_and_says_who_came_last_how_often(config: Path) -> None:
     result = run(BARRIER, "check", "-n", str(WORLD_SIZE), "--config", config)
 
     assert (result.returncode, result.stderr) == (0, "")
-    rows = [line.split() for line in result.stdout.splitlines()[1:]]
-    assert [row[0] for row in rows] == ["0", "1", "2", "3"]
-    assert all(0 < float(median) <= float(p99) for _, _, median, p99, *_ in rows)
-    assert sum(int(row[4]) for row in rows) == 200
+    assert_table(result.stdout, rounds=200)
 
 
 def test_check_says_why_no_barrier_can_be_made(config: Path) -> None:
@@ -97,20 +106,21 @@ def test_check_says_why_no_barrier_can_be_made(config: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_check_under_torchrun_uses_its_store_and_every_rank_writes_a_line() -> None:
+def test_check_under_torchrun_uses_its_store_and_rank_0_writes_a_line_for_every_rank() -> None:
     torchrun = (TORCHRUN, "--standalone", f"--nproc-per-node={WORLD_SIZE}", "--no-python")
 
     result = run(*torchrun, BARRIER, "check", "--type", "tcp_store", "--rounds", "50")
 
     assert result.returncode == 0, result.stderr
-    lines = sorted(result.stdout.splitlines())
-    assert len(lines) == WORLD_SIZE
-    for rank, line in enumerate(lines):
-        assert re.match(
-            rf"rank {rank} of 4 on \S+ \(pid \d+\): 50 rounds, "
-            r"shortest \d+ us, median \d+ us, p99 \d+ us$",
-            line,
-        )
+    assert_table(result.stdout, rounds=50)
+
+
+def test_check_under_slurm_says_who_came_last_how_often(config: Path) -> None:
+    first, *others = srun(BARRIER, "check", "--config", config, "--rounds", "50")
+
+    assert [each.returncode for each in (first, *others)] == [0] * WORLD_SIZE, first.stderr
+    assert_table(first.stdout, rounds=50)
+    assert [(each.stdout, each.stderr) for each in others] == [("", "")] * 3
 
 
 # --- barrier wait --------------------------------------------------------------------------------

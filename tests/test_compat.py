@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,14 @@ from tests.environments import ROOT, VirtualEnvironment, run
 # The first is the oldest that pyproject.toml allows, the last the one that constraints.txt pins.
 PLUGGY = ("1.5.0", "1.7.0")
 IMPORTLIB_METADATA = ("8.7.0", "9.1.0", "10.2.0")
-TESTS = ("test_contract.py", "test_discovery_scale.py", "test_registry.py")
+TESTS = (
+    "test_broken_plugins.py",
+    "test_contract.py",
+    "test_discovery_scale.py",
+    "test_installed_observers.py",
+    "test_plugin_choice.py",
+    "test_registry.py",
+)
 
 # Fails unless what is imported is what was asked for; then pytest gets the rest of the arguments.
 CHECKED = """
@@ -53,7 +62,7 @@ def install(environment: VirtualEnvironment, pluggy: str, importlib_metadata: st
     """Install one combination into a folder, whose packages come before the environment's."""
     folder = environment.path / "with" / f"pluggy-{pluggy}-importlib-metadata-{importlib_metadata}"
     if not folder.exists():
-        unfinished = folder.with_name("unfinished")
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
         environment.pip(
             "install",
             "--no-deps",
@@ -66,19 +75,38 @@ def install(environment: VirtualEnvironment, pluggy: str, importlib_metadata: st
     return folder
 
 
-@pytest.mark.timeout(300)  # the first run makes the environment
-@pytest.mark.parametrize("importlib_metadata", IMPORTLIB_METADATA)
-@pytest.mark.parametrize("pluggy", PLUGGY)
-def test_discovery_works_with(
-    environment: VirtualEnvironment, pluggy: str, importlib_metadata: str
-) -> None:
-    if sys.version_info < (3, 11) and importlib_metadata.startswith("10."):
-        pytest.skip("importlib-metadata 10 needs Python 3.11")
-    folder = install(environment, pluggy, importlib_metadata)
-
+def run_discoverys_tests(environment: VirtualEnvironment, combination: tuple[str, str]) -> None:
+    folder = install(environment, *combination)
     python = ("env", f"PYTHONPATH={folder}", environment.python, "-c", CHECKED)
     options = ("-q", "-p", "no:cacheprovider", *(f"tests/core/{name}" for name in TESTS))
-    run(*python, folder, pluggy, importlib_metadata, *options)
+    run(*python, folder, *combination, *options)
+
+
+COMBINATIONS = [
+    (pluggy, importlib_metadata)
+    for pluggy in PLUGGY
+    for importlib_metadata in IMPORTLIB_METADATA
+    # importlib-metadata 10 needs Python 3.11.
+    if sys.version_info >= (3, 11) or not importlib_metadata.startswith("10.")
+]
+
+
+@pytest.fixture(scope="module")
+def outcomes(environment: VirtualEnvironment) -> Iterator[dict[tuple[str, str], Future[None]]]:
+    """A run for each combination, two at once."""
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            combination: pool.submit(run_discoverys_tests, environment, combination)
+            for combination in COMBINATIONS
+        }
+
+
+@pytest.mark.timeout(300)  # the first run makes the environment
+@pytest.mark.parametrize("combination", COMBINATIONS, ids="-".join)
+def test_discovery_works_with(
+    outcomes: dict[tuple[str, str], Future[None]], combination: tuple[str, str]
+) -> None:
+    outcomes[combination].result()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,15 +59,34 @@ def environment_for(python: Path, version: str) -> VirtualEnvironment:
     return environment
 
 
-@pytest.mark.timeout(600)  # the first run makes an environment
-@pytest.mark.parametrize("version", [version for version in VERSIONS if version != THIS_VERSION])
-def test_the_core_passes_its_tests_without_torch_on_python(version: str) -> None:
+def run_the_cores_tests(version: str) -> bool:
+    """Run them on one Python; False where the machine has none of this version."""
     python = find_python(version)
     if python is None:
-        pytest.skip(f"no Python {version} on this machine")
+        return False
     environment = environment_for(python, version)
 
     # Its own cache folder is of no use: one would overwrite the other. The protocol's model takes
     # half a minute, and explores the same states on every Python.
     options = ("-q", "-p", "no:cacheprovider", "--ignore=tests/core/test_protocol_model.py")
     run(environment.python, "-m", "pytest", *options, "tests/core", timeout=480)
+    return True
+
+
+OTHERS = [version for version in VERSIONS if version != THIS_VERSION]
+
+
+@pytest.fixture(scope="module")
+def core_runs() -> Iterator[dict[str, Future[bool]]]:
+    """A run for each Python, all at once: they wait more than they compute."""
+    with ThreadPoolExecutor(len(OTHERS)) as pool:
+        yield {version: pool.submit(run_the_cores_tests, version) for version in OTHERS}
+
+
+@pytest.mark.timeout(600)  # the first run makes the environments
+@pytest.mark.parametrize("version", OTHERS)
+def test_the_core_passes_its_tests_without_torch_on_python(
+    core_runs: dict[str, Future[bool]], version: str
+) -> None:
+    if not core_runs[version].result():
+        pytest.skip(f"no Python {version} on this machine")

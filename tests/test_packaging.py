@@ -1,11 +1,10 @@
-"""The three distributions as a user gets them: built as wheels and installed with pip."""
+"""The distributions as a user gets them: built as wheels and installed with pip."""
 
 from __future__ import annotations
 
 import json
 import sys
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import Parser
@@ -20,8 +19,13 @@ PROJECTS = {
     "barrier-core": ROOT,
     "barrier-tcp-store": ROOT / "plugins" / "tcp_store",
     "barrier-dist-barrier": ROOT / "plugins" / "dist_barrier",
+    "barrier-opentelemetry": ROOT / "plugins" / "opentelemetry",
 }
-PLUGINS = {"barrier-tcp-store": "tcp_store", "barrier-dist-barrier": "dist_barrier"}
+PLUGINS = {
+    "barrier-tcp-store": "tcp_store",
+    "barrier-dist-barrier": "dist_barrier",
+    "barrier-opentelemetry": "opentelemetry",
+}
 
 every_distribution = pytest.mark.parametrize("distribution", PROJECTS)
 every_plugin = pytest.mark.parametrize("distribution", PLUGINS)
@@ -83,20 +87,12 @@ def core_alone(
     return environment
 
 
-def listed_types(environment: VirtualEnvironment, tmp_path: Path) -> list[str]:
+def listed(environment: VirtualEnvironment, tmp_path: Path) -> list[str]:
+    """The names of all backends and observers."""
     # In an empty folder: the tree must not be what is found.
-    output = run(environment.path / "bin" / "barrier", "list", "--json", cwd=tmp_path).stdout
-    return [entry["name"] for entry in json.loads(output)]
-
-
-@pytest.fixture
-def installed_plugin(
-    distribution: str, core_alone: VirtualEnvironment, wheels: dict[str, Wheel]
-) -> Iterator[str]:
-    """A plugin's wheel beside the core's; without torch, which finding a type must not need."""
-    core_alone.pip("install", "--no-deps", wheels[distribution].path)
-    yield PLUGINS[distribution]
-    core_alone.pip("uninstall", "--yes", distribution)
+    command = (environment.path / "bin" / "barrier", "list", "--json")
+    outputs = [run(*command, *flag, cwd=tmp_path).stdout for flag in ([], ["--observers"])]
+    return sorted(entry["name"] for output in outputs for entry in json.loads(output))
 
 
 @every_distribution
@@ -158,6 +154,12 @@ def assert_is_lower_bound_met_by(requirement: Requirement, wheel: Wheel) -> None
     assert specifier.contains(wheel.metadata["Version"])
 
 
+def test_every_plugin_is_among_those_that_are_built() -> None:
+    folders = {path.parent for path in ROOT.glob("plugins/*/pyproject.toml")}
+
+    assert folders == {PROJECTS[distribution] for distribution in PLUGINS}
+
+
 def test_the_core_does_not_require_torch(wheels: dict[str, Wheel]) -> None:
     assert "torch" not in wheels["barrier-core"].requirements()
 
@@ -173,7 +175,7 @@ def test_the_core_alone_is_imported_without_torch(
 def test_the_core_alone_lists_its_own_type_only(
     core_alone: VirtualEnvironment, tmp_path: Path
 ) -> None:
-    assert listed_types(core_alone, tmp_path) == ["local"]
+    assert listed(core_alone, tmp_path) == ["local"]
 
 
 def test_the_module_is_the_same_command_as_the_script(
@@ -186,16 +188,13 @@ def test_the_module_is_the_same_command_as_the_script(
 
 
 @every_plugin
-def test_installing_a_plugin_makes_its_type_appear(
-    core_alone: VirtualEnvironment, installed_plugin: str, tmp_path: Path
+def test_a_plugins_name_appears_when_it_is_installed_and_goes_when_it_is_uninstalled(
+    core_alone: VirtualEnvironment, wheels: dict[str, Wheel], distribution: str, tmp_path: Path
 ) -> None:
-    assert listed_types(core_alone, tmp_path) == sorted(["local", installed_plugin])
-
-
-@every_plugin
-def test_uninstalling_a_plugin_makes_its_type_go(
-    core_alone: VirtualEnvironment, installed_plugin: str, distribution: str, tmp_path: Path
-) -> None:
+    # Without what it requires, such as torch: to be found, it is not imported.
+    core_alone.pip("install", "--no-deps", wheels[distribution].path)
+    when_installed = listed(core_alone, tmp_path)
     core_alone.pip("uninstall", "--yes", distribution)
 
-    assert installed_plugin not in listed_types(core_alone, tmp_path)
+    assert when_installed == sorted(["local", PLUGINS[distribution]])
+    assert listed(core_alone, tmp_path) == ["local"]

@@ -38,10 +38,11 @@ from barrier_core.contract import (
 from barrier_core.errors import (
     BarrierFailedError,
     BarrierSetupError,
+    BarrierUsageError,
     failure,
 )
 from barrier_core.hookspecs import plugin_manager
-from barrier_core.ranks import RankStatus, format_ranks, generation_from_environment
+from barrier_core.ranks import RankStatus, format_ranks
 from barrier_core.verdict import Verdict
 
 SLOW_AFTER_SECS = 0.25
@@ -130,6 +131,7 @@ class StoreBarrier(Barrier):
     ) -> None:
         super().__init__(global_rank, global_world_size, timeout_secs, warn_after_secs)
         check_name("barrier_prefix", barrier_prefix)
+        self.barrier_prefix = barrier_prefix
         self._rank = global_rank
         self._world_size = global_world_size
         self._store_name = store_name
@@ -153,8 +155,10 @@ class StoreBarrier(Barrier):
         self._finished: list[str] = []
         """Keys of rounds that have passed and are to be removed; kept by rank 0."""
         if generation is None:
-            generation = generation_from_environment()
+            generation = self.generation
         check_name("generation", generation)
+        self._connect = connect
+        self.barrier_prefix, self.generation = barrier_prefix, generation
         self._seat = Seat.take(self, (store_name, barrier_prefix, generation, global_rank))
         self._keys = Keys(barrier_prefix, f"{generation}.{self._seat.number}")
         with ExitStack() as undo:
@@ -183,6 +187,51 @@ class StoreBarrier(Barrier):
             self._beacon,
         )
         self._owner_pid = os.getpid()
+
+    def gather(self, value: str, timeout_secs: float | None = None, tag: str = "") -> list[str]:
+        """Go through the barrier once; on rank 0, return what every rank has brought.
+
+        For something short and rare, such as what a rank has measured: rank 0 gets all of it at
+        once.
+
+        Args:
+            value: What this rank brings.
+            timeout_secs: As for `execute_barrier`.
+            tag: As for `execute_barrier`.
+
+        Returns:
+            The values in the order of ranks on rank 0, an empty list on the others.
+
+        Raises:
+            BarrierError: As `execute_barrier`; a `BarrierUsageError` on rank 0 also where other
+                ranks have called that instead.
+        """
+        self._require_open()
+        key = self._keys.gathered(self._passed + 1)
+        try:
+            line = self._connect()  # another thread may be in a round, on the barrier's own
+            try:
+                line.append(key, msgspec.json.encode((self._rank, value)) + b"\n")
+                line.read([self._keys.shape])  # once it answers, the store has the value
+                self.execute_barrier(timeout_secs, tag)
+                if self._rank != 0:
+                    return []
+                # Why this is safe: no rank comes to the next round but one, which has this key
+                # again, before rank 0 has come to the next.
+                brought = (line.read([key])[0] or b"").splitlines()
+                line.remove([key])
+            finally:
+                line.close()
+        except StoreLostError as error:
+            raise failure(self._lost(tag, error)) from error
+        by_rank = dict(msgspec.json.decode(each, type=tuple[int, str]) for each in brought)
+        without = set(range(self._world_size)) - by_rank.keys()
+        if without:
+            raise BarrierUsageError(
+                f"rank 0 gathers in round {self.round}, but ranks {format_ranks(without)} brought "
+                "nothing: all ranks must call gather()"
+            )
+        return [by_rank[rank] for rank in range(self._world_size)]
 
     def _run_round(self, timeout_secs: float, tag: str) -> None:
         self._round_thread = threading.get_ident()

@@ -169,3 +169,7 @@ class Keys:
     def pulse(self, rank: int) -> str:
         """Return the key of a rank's heartbeat."""
         return f"{self.base}/pulse/{rank}"
+
+    def gathered(self, number: int) -> str:
+        """Return the key of what is gathered in a round: rank 0 empties it before it is needed."""
+        return f"{self.base}/gathered/{number % 2}"

@@ -47,6 +47,7 @@ def retire(line: StoreLine, keys: Keys) -> None:
             outdated.append(keys.round(number, "").log)
     for rank in range(world_size):
         outdated += [keys.member(rank), keys.pulse(rank)]
+    outdated += [keys.gathered(0), keys.gathered(1)]
     # The shape goes last: while it stands, an interrupted removal is done again.
     line.remove([*outdated, keys.verdict, keys.alarm, keys.passed, keys.left, keys.collected])
     line.remove([keys.shape])

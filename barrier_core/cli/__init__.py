@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
+
+from barrier_core.errors import BarrierError
 
 __all__ = ["main"]
 
@@ -13,6 +16,7 @@ _SUBCOMMANDS = {
     "info": "barrier_core.cli.info_command",
     "list": "barrier_core.cli.list_command",
     "new": "barrier_core.cli.new_command",
+    "report": "barrier_core.cli.report_command",
     "wait": "barrier_core.cli.wait_command",
 }
 
@@ -28,6 +32,12 @@ class _LazyGroup(click.Group):
             return None
         command: click.Command = importlib.import_module(_SUBCOMMANDS[cmd_name]).command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BarrierError as error:  # what a subcommand does not tell in words of its own
+            raise click.ClickException(str(error)) from error
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

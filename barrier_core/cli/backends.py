@@ -1,4 +1,4 @@
-"""What the subcommands tell of a backend, broken ones included."""
+"""What the subcommands tell of backends, broken ones included, and of observers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,11 @@ class Backend:
 
 
 def all_backends(registry: Registry) -> list[Backend]:
-    """Load every backend, sorted by name. A broken one costs only itself."""
+    """Load every backend, sorted by name. A broken one costs only itself.
+
+    Raises:
+        BarrierPluginError: What is installed cannot be searched.
+    """
     backends = []
     for name in registry.full_names():
         try:
@@ -66,7 +70,8 @@ def one_backend(registry: Registry, name: str) -> Backend:
 
     Raises:
         UnknownBarrierTypeError: Nothing of this name is installed or registered.
-        BarrierPluginError: Two distributions claim the name.
+        BarrierPluginError: Two distributions claim the name, or what is installed cannot be
+            searched.
     """
     loaded, reason = None, None
     try:
@@ -86,3 +91,35 @@ def known_but_not_installed(registry: Registry) -> dict[str, str]:
     # Without regard to the allow and block lists: what they leave out is installed.
     present = {*registry.names(), *(plugin.name for plugin in registry.installed())}
     return {name: distro for name, distro in KNOWN_BACKENDS.items() if name not in present}
+
+
+@dataclass(frozen=True)
+class Observer:
+    """An observer that is installed. Whether it works, only a barrier that is made finds out."""
+
+    name: str
+    distribution: str
+    version: str
+    left_out_by: str | None
+    """The list in the environment that leaves it out, such as ``BARRIER_OBSERVERS_BLOCK=watch``."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``--json`` shows."""
+        return {
+            "name": self.name,
+            "distribution": self.distribution,
+            "version": self.version or None,
+            "left_out_by": self.left_out_by,
+        }
+
+
+def all_observers(registry: Registry) -> list[Observer]:
+    """Return every installed observer, sorted by name. Imports none.
+
+    Raises:
+        BarrierPluginError: What is installed cannot be searched.
+    """
+    return [
+        Observer(found.name, found.distribution, found.version, objection)
+        for found, objection in registry.observers()
+    ]

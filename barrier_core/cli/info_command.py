@@ -17,7 +17,7 @@ from barrier_core.registry import registry
 
 
 class _CannotTellError(click.ClickException):
-    """The name stands for no backend, or for two."""
+    """The name stands for no backend, or for two, or what is installed cannot be searched."""
 
     exit_code = 2
 
@@ -29,7 +29,8 @@ class _CannotTellError(click.ClickException):
 def command(ctx: click.Context, barrier_type: str, as_json: bool) -> None:
     """Show one barrier TYPE and the options it takes.
 
-    The exit status is 1 for a TYPE that is installed but broken, and 2 for one that is unknown.
+    The exit status is 0, 1 for a TYPE that is installed but broken, and 2 for one that cannot be
+    told of: it is unknown, two distributions claim it, or what is installed cannot be searched.
     """
     try:
         backend = one_backend(registry, barrier_type)

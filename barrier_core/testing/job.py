@@ -124,6 +124,10 @@ class Job:
             self._note(rank, f"made its barrier ({_described(self.place(rank, **changes))})")
         return classes
 
+    def join_error(self, worker: int, place: Place) -> BaseException | None:
+        """Have a worker make a barrier; return what it raised."""
+        return self.error_of(worker, self.start_join(worker, place), "joining")
+
     # Going through the barrier.
 
     def arrive(

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from barrier_core.testing.processes import wait_until
 
 TEST_TIMEOUT_SECS = 60.0
 """The limit that no test is meant to reach."""
+_SETTLE_SECS = 0.1
 
 
 @dataclass(frozen=True)
@@ -149,20 +151,59 @@ def visit_after(worker: int, slot: str, when: float, timeout_secs: float | None)
     return visit(worker, slot, [max(when - time.monotonic(), 0.0)], timeout_secs, "")
 
 
+class _Visitor:
+    """A thread of a rank that goes through the barrier once, and is in it from now on."""
+
+    def __init__(self, worker: int, barrier: Barrier) -> None:
+        self._visits: list[Visit] = []
+        before = barrier.round
+        self._thread = threading.Thread(
+            target=lambda: self._visits.append(_watched(worker, barrier, barrier.execute_barrier)),
+            daemon=True,
+        )
+        self._thread.start()
+        wait_until(lambda: barrier.round > before, "the thread is in the barrier")
+
+    def visits(self) -> list[Visit]:
+        """Wait until it has left the barrier; return what it saw."""
+        self._thread.join(TEST_TIMEOUT_SECS)
+        return self._visits
+
+
+_visitors: dict[tuple[int, str], _Visitor] = {}
+
+
 def visit_while_a_thread_aborts(worker: int, slot: str, reason: str) -> list[Visit]:
-    """Go through the barrier once; another thread of this rank aborts as soon as it has begun."""
+    """Abort as soon as another thread of this rank is in the barrier; return what that one saw."""
+    visitor = _Visitor(worker, _open[worker, slot])
+    _open[worker, slot].abort(reason)
+    return visitor.visits()
+
+
+def arrive_twice_at_once(worker: int, slot: str) -> None:
+    """Enter the barrier while another thread of this rank is in it; see `visit_of_thread`."""
     barrier = _open[worker, slot]
-    visits: list[Visit] = []
+    _visitors[worker, slot] = _Visitor(worker, barrier)
+    barrier.execute_barrier()
+
+
+def visit_of_thread(worker: int, slot: str) -> list[Visit]:
+    """Wait until the thread of `arrive_twice_at_once` has left; return what it saw."""
+    return _visitors.pop((worker, slot)).visits()
+
+
+def visit_until_interrupted(worker: int, slot: str, timeout_secs: float | None) -> list[Visit]:
+    """Go through the barrier once; Ctrl-C is pressed while this rank, a process, waits in it."""
+    barrier = _open[worker, slot]
     before = barrier.round
-    thread = threading.Thread(
-        target=lambda: visits.append(_watched(worker, barrier, barrier.execute_barrier)),
-        daemon=True,
-    )
-    thread.start()
-    wait_until(lambda: barrier.round > before, "the thread is in the barrier")
-    barrier.abort(reason)
-    thread.join(TEST_TIMEOUT_SECS)
-    return visits
+
+    def press() -> None:
+        wait_until(lambda: barrier.round > before, "this rank is in the barrier")
+        time.sleep(_SETTLE_SECS)  # nothing tells of an unknown backend that it has begun to wait
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    return [_watched(worker, barrier, lambda: barrier.execute_barrier(timeout_secs))]
 
 
 def go_through_phase(worker: int, slot: str, tag: str, problem: str) -> list[Visit]:

@@ -1,6 +1,7 @@
 """The main job, three times: over tcp_store, over dist_barrier, and with a rank that stops.
 
-Exits with 0 if all three went as they should.
+Then who was late in all three, as every rank has left a trace. Exits with 0 if all three went as
+they should.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ LONGEST_JOB_SECS = 120.0
 UP = re.compile(r"rank (\d+) is up \(pid (\d+)\)")
 RAISED = re.compile(r"rank (\d+) raised (\w+) after ([\d.]+) s: (.*)")
 ERROR = re.compile(r"(\[rank\d+\]: )?[\w.]*(Error|Exception|Interrupt)\b")
+PAGE = "barrier-demo-report.html"
 READ_BACK = f"read back bit for bit by {RANKS} ranks"
 
 console = Console(highlight=False, soft_wrap=True)
@@ -75,6 +77,11 @@ class Job:
             words = [what, *self.lines[-5:], *errors[:5], f"All of it is in {self.log}"]
             raise UnexpectedError("\n  ".join(words))
 
+    @property
+    def traces(self) -> Path:
+        """Where the ranks leave their traces, next to those of the other parts."""
+        return self.directory.parent / "traces"
+
     def run(self, barrier_type: str | None = None, stop_rank: int | None = None) -> None:
         """Run to the end, showing what the ranks say."""
         self.directory.mkdir()
@@ -83,7 +90,7 @@ class Job:
         command += [] if stop_rank is None else [f"--stop-rank={stop_rank}"]
         # What barrier.toml says is to count, whatever this shell has set.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("BARRIER_")}
-        environment |= {"OMP_NUM_THREADS": "1"}
+        environment |= {"OMP_NUM_THREADS": "1", "BARRIER_TRACE_DIR": str(self.traces)}
         environment |= {"BARRIER_TYPE": barrier_type} if barrier_type else {}
         with (
             open(self.log, "wb") as log,
@@ -190,6 +197,21 @@ def run_parts(directory: Path) -> None:
     job = Job(directory / "stopped")
     job.run(stop_rank=STOPPED_RANK)
     check_stopped(job)
+
+    console.print("\n[bold]Who was late?[/bold] What `barrier report` says of all three parts:")
+    report(job)
+
+
+def report(job: Job) -> None:
+    """Show the report of everything so far, and leave its page where it can be opened."""
+    page = Path(tempfile.gettempdir()) / PAGE
+    command = [sys.executable, "-m", "barrier_core", "report", str(job.traces)]
+    told = subprocess.run(
+        [*command, "--top=2", f"--html={page}"], capture_output=True, text=True, check=False
+    )
+    job.expect(told.returncode == 0, f"barrier report exited with {told.returncode}: {told.stderr}")
+    for line in told.stdout.splitlines():
+        console.print(f"  {escape(line)}" if line else "")
 
 
 def main() -> int:

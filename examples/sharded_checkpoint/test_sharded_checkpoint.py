@@ -15,7 +15,7 @@ DEMO = Path(demo.__file__)
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What the demo shows, from an empty temporary directory that it must leave empty."""
+    """What the demo shows; in its temporary directory it must leave the report's page only."""
     scratch = tmp_path_factory.mktemp("scratch")
     result = subprocess.run(
         [sys.executable, DEMO],
@@ -28,7 +28,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stderr == ""
-    assert [path.name for path in scratch.glob("sharded_checkpoint*")] == []
+    left = [path.name for path in scratch.iterdir() if not path.name.startswith("torch")]
+    assert left == [demo.PAGE]
     return result.stdout
 
 
@@ -56,8 +57,18 @@ def test_a_stopped_rank_is_named_and_nothing_is_committed_by_halves(shown: str) 
 
 
 @pytest.mark.timeout(300)
+def test_the_report_of_the_run_comes_last(shown: str) -> None:
+    report = shown.partition("Who was late?")[2]
+    # Two jobs with four rounds and one with three, whose ranks have all left their traces.
+    assert f"rounds of {demo.RANKS} ranks on 1 host" in report
+    assert "1 of them failed" in report
+    assert "step # committed" in report
+    assert demo.PAGE in report
+
+
+@pytest.mark.timeout(300)
 def test_the_output_is_short(shown: str) -> None:
-    assert len(shown.splitlines()) <= 40
+    assert len(shown.splitlines()) <= 60
     assert shown.splitlines()[-1].startswith("All three parts went as they should, in ")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import importlib_metadata
 import pytest
 
+from barrier_core.contract import Barrier
 from barrier_core.hookspecs import new_manager, plugin_manager
 from barrier_core.registry import Registry
 from barrier_core.registry import registry as the_registry
@@ -29,6 +30,18 @@ class {name}(Barrier):
     def _wait(self, timeout_secs, tag):
         pass
 """
+
+
+class OneRank(Barrier):
+    """A backend to register by hand."""
+
+    barrier_type = "one_rank"
+
+    def __init__(self) -> None:
+        super().__init__(0, 1)
+
+    def _wait(self, timeout_secs: float, tag: str) -> None:
+        pass
 
 
 class Site:
@@ -128,3 +141,24 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("BARRIER_"):
             monkeypatch.delenv(name)
+
+
+class FailingFinder:
+    """Somebody else's way of finding distributions, which cannot be used at first."""
+
+    mended = False
+
+    def find_spec(self, *_: object) -> None:
+        """No module is found here."""
+
+    def find_distributions(self, *_: object) -> Iterable[importlib_metadata.Distribution]:
+        if not self.mended:
+            raise OSError("the package server does not answer")
+        return []
+
+
+@pytest.fixture
+def finder(monkeypatch: pytest.MonkeyPatch) -> FailingFinder:
+    finder = FailingFinder()
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, finder])
+    return finder

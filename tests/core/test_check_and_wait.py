@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from barrier_core.cli import check_command, main, wait_command
-from barrier_core.cli.check_command import count_last, p99
+from barrier_core.cli import check_command, check_figures, check_ranks, main, wait_command
+from barrier_core.cli.check_figures import Figures, count_last, p99
 from tests.core.conftest import Site
 
 # Imported above, before a test hides what is installed: they bring rich.
@@ -128,6 +128,13 @@ def test_p99_is_exceeded_by_one_in_a_hundred() -> None:
     assert p99([7.0]) == 7.0
 
 
+def test_no_rank_sends_more_than_the_last_thousand_rounds() -> None:
+    figures = Figures.of("gpu-1", [*range(5000)])
+
+    assert (figures.median, figures.p99) == (2499.5, 4949)
+    assert figures.waits == [*range(4000, 5000)]
+
+
 # --- barrier check -n ----------------------------------------------------------------------------
 
 
@@ -171,7 +178,7 @@ def test_check_tells_what_ranks_say_alike_once(barrier: Command) -> None:
 def test_check_ends_a_rank_that_still_waits_when_another_has_failed(
     barrier: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_command, "_GRACE_SECS", 0.2)
+    monkeypatch.setattr(check_ranks, "_GRACE_SECS", 0.2)
     arguments = ("--type", "pretender", "--arg", "stuck=0", "--arg", "no_store=1")
 
     outcome = barrier("check", "-n", "2", *arguments)
@@ -202,7 +209,7 @@ def test_check_shows_its_progress_on_a_terminal_only(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # which rich takes for a terminal
     monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setattr(check_command, "_SHOW_EVERY_SECS", 0.0)
+    monkeypatch.setattr(check_figures, "SHOW_EVERY_SECS", 0.0)
 
     outcome = barrier("check", "-n", "1", "--type", "pretender", "--rounds", "7")
 
@@ -222,7 +229,7 @@ def test_check_does_not_start_ranks_in_a_rank(barrier: Command) -> None:
 
 
 @pytest.mark.usefixtures("one_of_two")
-def test_a_rank_of_a_launcher_writes_one_line(barrier: Command) -> None:
+def test_without_a_store_a_rank_of_a_launcher_writes_one_line(barrier: Command) -> None:
     outcome = barrier("check", "--type", "pretender", "--rounds", "5")
 
     assert (outcome.status, outcome.err) == (0, "")
@@ -231,6 +238,18 @@ def test_a_rank_of_a_launcher_writes_one_line(barrier: Command) -> None:
         r"shortest \d+ us, median \d+ us, p99 \d+ us\n",
         outcome.out,
     )
+
+
+@pytest.mark.usefixtures("one_of_two")
+def test_without_a_store_rank_0_says_that_it_does_not_know_who_came_last(
+    barrier: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+
+    own_line, *more = barrier("check", "--type", "pretender", "--rounds", "5").out.splitlines()
+
+    assert own_line.startswith("rank 0 of 2 on ")
+    assert more[0].startswith("Who came last how often is not known with pretender, ")
 
 
 @pytest.mark.usefixtures("one_of_two")
@@ -277,7 +296,7 @@ def test_wait_exits_130_when_it_is_interrupted(site: Site) -> None:
     environ |= {"PATH": os.environ["PATH"], "RANK": "0", "WORLD_SIZE": "1"}
     root = Path(__file__).parents[2]
     environ["PYTHONPATH"] = f"{site.path}{os.pathsep}{root}"
-    command = [sys.executable, "-m", "barrier_core", "wait", "--type", "waiting"]
+    command = [sys.executable, "-c", ATTENTIVE, "wait", "--type", "waiting"]
 
     with subprocess.Popen(
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -289,6 +308,14 @@ def test_wait_exits_130_when_it_is_interrupted(site: Site) -> None:
 
     assert (process.returncode, errors) == (130, "Error: interrupted\n")
 
+
+# Where a shell has put the test run into the background, Ctrl-C is ignored from the start.
+ATTENTIVE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from barrier_core.cli import main
+main(prog_name="barrier")
+"""
 
 WAITING = """
 import threading

@@ -14,14 +14,21 @@ import importlib_metadata
 import pytest
 
 from barrier_core import register_barrier
-from barrier_core.cli import info_command, list_command, main
+from barrier_core.cli import (
+    check_command,
+    info_command,
+    list_command,
+    main,
+    new_command,
+    wait_command,
+)
 from barrier_core.known_backends import KNOWN_BACKENDS
-from tests.core.conftest import Site
+from tests.core.conftest import FailingFinder, Site
 
 ROOT = Path(__file__).parents[2]
 
 # Imported above, before a test hides what is installed: they bring rich.
-SUBCOMMANDS = (info_command, list_command)
+SUBCOMMANDS = (check_command, info_command, list_command, new_command, wait_command)
 
 TALKATIVE = """
 from typing import Annotated, Any
@@ -399,6 +406,32 @@ def test_an_unknown_type_ends_in_a_message_and_no_traceback(tmp_path: Path) -> N
 
     assert (outcome.status, outcome.out) == (2, "")
     assert outcome.err == "Error: Unknown barrier type: 'nowhere'. Available types: []\n"
+
+
+SEARCHING = {
+    "list": (("list",), 1),
+    "list --json": (("list", "--json"), 1),
+    "info": (("info", "alpha"), 2),
+    "check": (("check", "-n", "2", "--type", "alpha"), 1),
+    "wait": (("wait", "--type", "alpha"), 3),
+    "new": (("new", "beta"), 1),
+}
+
+
+@pytest.mark.parametrize(("arguments", "status"), SEARCHING.values(), ids=SEARCHING)
+def test_where_nothing_can_be_searched_a_command_says_so_in_one_message(
+    barrier: Command, finder: FailingFinder, arguments: tuple[str, ...], status: int
+) -> None:
+    assert not finder.mended
+
+    outcome = barrier(*arguments)
+
+    assert outcome == Outcome(
+        status,
+        "",
+        "Error: the installed distributions cannot be searched for plugins: "
+        "OSError: the package server does not answer\n",
+    )
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("info", "alpha")])

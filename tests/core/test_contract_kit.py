@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import pickle
 import subprocess
 import sys
@@ -124,7 +125,7 @@ def test_tests_of_ones_own_may_be_added() -> None:
 def test_every_capability_has_a_test(capability: Capability) -> None:
     tested = [
         needed
-        for name, test in vars(BarrierContract).items()
+        for name, test in inspect.getmembers(BarrierContract)
         if name.startswith("test_")
         for needed in getattr(test, "_needs", ())
     ]
@@ -135,7 +136,7 @@ def test_every_capability_has_a_test(capability: Capability) -> None:
 def test_every_standard_test_says_what_it_stands_for() -> None:
     silent = [
         name
-        for name, test in vars(BarrierContract).items()
+        for name, test in inspect.getmembers(BarrierContract)
         if name.startswith("test_") and not test.__doc__
     ]
 

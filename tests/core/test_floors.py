@@ -19,7 +19,7 @@ FLOORS = (
     {"errors", "ranks", "verdict"},
     {"hookspecs"},  # below the contract: every barrier tells the observers
     {"contract"},
-    {"known_backends", "discovery", "registry", "arguments", "config"},
+    {"known_backends", "discovery", "observer_loading", "registry", "arguments", "config"},
     {"agreement"},
     {"observers"},
     {"report"},

@@ -24,8 +24,9 @@ from barrier_core.contract import (
     WarnAfterSecs,
 )
 
-_END = b"\0"
-"""Ends every record in a file: what has no end yet is still being written."""
+_BEGIN, _END = b"\2", b"\3"
+"""Around every record. One without its end is still being written, or the disk was full: it does
+not count."""
 
 
 class FileLine(StoreLine):
@@ -40,11 +41,12 @@ class FileLine(StoreLine):
     def append(self, key: str, record: bytes) -> None:
         """Write at the end of the file, in one write."""
         with _as_store_errors(), open(self._path(key), "ab", buffering=0) as file:
-            if file.write(record + _END) <= len(record):
+            whole = _BEGIN + record + _END
+            if file.write(whole) < len(whole):
                 raise OSError(errno.ENOSPC, "the record is only half written", file.name)
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Read each file, up to the last record that is complete."""
+        """Read of each file the records that are complete."""
         return [self._read(key) for key in keys]
 
     def create(self, key: str, value: bytes) -> bytes:
@@ -78,16 +80,16 @@ class FileLine(StoreLine):
 
     def _read(self, key: str) -> bytes | None:
         with _as_store_errors(), suppress(FileNotFoundError):
-            complete = self._path(key).read_bytes().rpartition(_END)[0]
-            return complete.replace(_END, b"")
+            records = self._path(key).read_bytes().split(_BEGIN)
+            return b"".join(record[:-1] for record in records if record.endswith(_END))
         return None
 
     @contextmanager
     def _written(self, value: bytes) -> Iterator[str]:
         file, draft = tempfile.mkstemp(prefix=".draft-", dir=self._directory)
-        with open(file, "wb") as stream:
-            stream.write(value + _END)
         try:
+            with open(file, "wb") as stream:
+                stream.write(_BEGIN + value + _END)
             yield draft
         finally:
             with suppress(FileNotFoundError):  # it has been put in another file's place

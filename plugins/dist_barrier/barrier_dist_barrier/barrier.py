@@ -20,7 +20,7 @@ from barrier_core.contract import (
     check_seconds,
 )
 from barrier_core.errors import BarrierSetupError, failure
-from barrier_core.ranks import RankStatus
+from barrier_core.ranks import RankStatus, format_ranks
 from barrier_core.verdict import Verdict
 
 Collective = Callable[[timedelta], None]
@@ -93,6 +93,9 @@ class DistBarrier(Barrier):
         self._own_group: Any = None
         self._ranks: list[int] = dist.get_process_group_ranks(self._group)
         """The group's ranks as the job knows them."""
+        if len(self._ranks) < dist.get_world_size():
+            # Groups of one size side by side would look like one barrier in a trace.
+            self.barrier_prefix = f"ranks {format_ranks(self._ranks)}"
         if own_group:
             self._own_group = self._group = dist.new_group(
                 self._ranks, timeout=timedelta(seconds=timeout_secs), use_local_synchronization=True

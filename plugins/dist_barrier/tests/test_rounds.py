@@ -224,6 +224,7 @@ def in_subgroup(rank: int, rendezvous: Path, members: list[int]) -> Any:
             assert isinstance(caught.value, AssertionError)
             return str(caught.value)
         with DistBarrier(process_group=group) as barrier:
+            assert barrier.barrier_prefix == "ranks 1, 3"
             return visit(barrier, rounds=10)
 
 

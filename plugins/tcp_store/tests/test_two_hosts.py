@@ -1,11 +1,10 @@
-"""Four ranks on two hosts: network namespaces joined by a cable, each rank with its own pids."""
+"""Four ranks on two hosts, with a network between them."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,23 +16,20 @@ from typing import Any
 
 import pytest
 
-from plugins.tcp_store.tests.cable import ADDRESSES, Cable
+from barrier_core.testing.network import Network
 
 _ports = itertools.count(29811)
 _HEARTBEAT_SECS = 0.5
 
 
 class HostRank:
-    """A rank on one of the hosts, in a pid namespace of its own."""
+    """A rank on one of the hosts."""
 
-    def __init__(self, cable: Cable, side: str, rank: int, world_size: int) -> None:
+    def __init__(self, network: Network, host: str, rank: int, world_size: int) -> None:
         environ = os.environ | {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
+        program = str(Path(__file__).with_name("host_rank.py"))
         self._process = subprocess.Popen(
-            [
-                *("ip", "netns", "exec", cable.hosts[side]),
-                *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
-                *(sys.executable, str(Path(__file__).with_name("host_rank.py"))),
-            ],
+            network.command(host, sys.executable, program),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -78,33 +74,33 @@ class HostRank:
 
 
 @pytest.fixture(scope="module")
-def cable() -> Iterator[Cable]:
+def network() -> Iterator[Network]:
     """Two hosts."""
-    if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare"))):
-        pytest.skip("hosts are network namespaces, which need root, ip and unshare")
+    if os.geteuid() != 0:
+        pytest.skip("hosts are network namespaces, which need root")
     with ExitStack() as stack:
         try:
-            cable = Cable()
-            stack.callback(cable.remove)
-            cable.lay()
+            network = Network(["left", "right"])
+            stack.callback(network.remove)
+            network.lay()
         except (OSError, subprocess.CalledProcessError) as error:
             pytest.skip(f"network namespaces or TUN devices cannot be made here: {error}")
-        yield cable
+        yield network
 
 
 @pytest.fixture
-def ranks(cable: Cable) -> Iterator[list[HostRank]]:
+def ranks(network: Network) -> Iterator[list[HostRank]]:
     """Ranks 0 and 1 on the left host, which has the store, and 2 and 3 on the right; joined."""
     with ExitStack() as stack:
-        stack.callback(cable.mend)
-        ranks = [HostRank(cable, "left" if rank < 2 else "right", rank, 4) for rank in range(4)]
+        stack.callback(network.mend)
+        ranks = [HostRank(network, "left" if rank < 2 else "right", rank, 4) for rank in range(4)]
         for rank in ranks:
             stack.callback(rank.end)
         port = next(_ports)
         for rank in ranks:
             rank.tell(
                 "create",
-                master_address=ADDRESSES["left"],
+                master_address=network.addresses["left"],
                 tcpstore_port=port,
                 heartbeat_secs=_HEARTBEAT_SECS,
                 timeout_secs=20,
@@ -174,14 +170,14 @@ def test_a_rank_stopped_on_the_other_host_is_alive_but_silent(ranks: list[HostRa
 
 @pytest.mark.parametrize("how", ["link down", "packets dropped"])
 def test_a_partition_is_survived_within_the_deadline(
-    cable: Cable, ranks: list[HostRank], how: str
+    network: Network, ranks: list[HostRank], how: str
 ) -> None:
     ranks[1].tell("wait", timeout_secs=3)
     ranks[2].tell("wait", timeout_secs=3)
     if how == "link down":
-        cable.unplug()
+        network.unplug()
     else:
-        cable.loss = 1.0
+        network.loss["right"] = 1.0
     ranks[3].tell("wait", timeout_secs=3)
     ranks[0].tell("wait", timeout_secs=3)
     near, far = [[rank.answer() for rank in side] for side in (ranks[:2], ranks[2:])]
@@ -193,8 +189,11 @@ def test_a_partition_is_survived_within_the_deadline(
     assert max(answer["secs"] for answer in near + far) < 15
 
 
-def test_latency_and_loss_change_nothing_but_time(cable: Cable, ranks: list[HostRank]) -> None:
-    cable.delay_secs, cable.loss = 0.05, 0.01  # in each direction: 100 ms a round trip
+def test_latency_and_loss_change_nothing_but_time(network: Network, ranks: list[HostRank]) -> None:
+    network.delay_secs["right"], network.loss["right"] = (
+        0.05,
+        0.01,
+    )  # in each direction: 100 ms a round trip
     run(ranks, "rounds", count=20)
     for rank in ranks[1:]:
         rank.tell("wait", tag="save")

@@ -1,0 +1,258 @@
+"""Says who costs the job its time: from aligned rounds to the report."""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import filterfalse
+from operator import sub
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from barrier_core.ranks import format_ranks
+from barrier_core.report.align import Aligned
+from barrier_core.report.detail import choose_detail, failures_of
+from barrier_core.report.model import (
+    BarrierCost,
+    DetailedRound,
+    Failure,
+    HostCost,
+    RankCost,
+    Report,
+    TagCost,
+)
+from barrier_core.report.over_time import Measured, heat_of, median_of, trend_of, worst_of
+from barrier_core.report.read import Progress
+from barrier_core.report.rounds import Run
+
+_HEAT_ROWS = 256
+_TAGS = 500
+S = TypeVar("S", DetailedRound, Failure)
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass
+class _Sums:
+    """What adds up for a rank, a host or a tag."""
+
+    rounds: int = 0
+    failed: int = 0
+    times_last: int = 0
+    cost: float = 0.0
+    waited: float = 0.0
+    samples: array[float] = field(default_factory=lambda: array("d"))
+    """Of lateness; of spread, for a tag."""
+    charged: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
+    """By rank."""
+
+
+def tag_pattern(tag: str) -> str:
+    """Return the tag with its numbers replaced: ``save step=#``."""
+    return _NUMBER.sub("#", tag)
+
+
+def analyse(folder: Path, runs: list[Run], aligned: Aligned, progress: Progress) -> Report:
+    """Return the report on runs whose columns are filled."""
+    analysis = _Analysis(runs)
+    total = sum(len(run.numbers) for run in runs)
+    done = 0
+    for number, run in enumerate(runs):
+        for place in analysis.measure(number, run):
+            if place % 256 == 0:
+                progress("analysing", (done + place) / total)
+        done += len(run.numbers)
+    analysis.measured.sort()
+    return analysis.report(folder, aligned)
+
+
+class _Analysis:
+    def __init__(self, runs: list[Run]) -> None:
+        self._runs = runs
+        self.measured: list[Measured] = []
+        self._ranks: defaultdict[int, _Sums] = defaultdict(_Sums)
+        self._hosts: defaultdict[str, _Sums] = defaultdict(_Sums)
+        self._tags: defaultdict[str, _Sums] = defaultdict(_Sums)
+        self._cost = [0.0] * len(runs)
+        self._incomplete: list[tuple[float, int, int]] = []
+        """Rounds that passed without a record of every rank: when, the run, and the place."""
+
+    def measure(self, number: int, run: Run) -> Iterable[int]:
+        """Go through a run's rounds; yield each one's place."""
+        ranks = run.ranks
+        hosts = [life.start.host for life in run.lives]
+        by_host = [self._hosts[host].samples for host in hosts]
+        by_rank = [self._ranks[rank].samples for rank in ranks]
+        all_there = len(ranks) == run.world_size
+        rows = zip(
+            run.tags, zip(*run.entered, strict=True), zip(*run.left, strict=True), strict=True
+        )
+        for place, (tag, arrivals, leaves) in enumerate(rows):
+            of_tag = self._tags[tag_pattern(tag)]
+            of_tag.rounds += 1
+            yield place
+            if place in run.failed:
+                of_tag.failed += 1
+                continue
+            total = sum(arrivals)
+            if not all_there or math.isnan(total):
+                at = max(_known(arrivals))
+                self._incomplete.append((at, number, place))
+                continue
+            ordered = sorted(arrivals)
+            at, median = ordered[-1], median_of(ordered)
+            cost = max(at * len(ordered) - total, 0.0)
+            last = arrivals.index(at)
+            wait = median_of(sorted(map(sub, leaves, arrivals)))
+            spread = at - ordered[0]
+            self.measured.append(
+                Measured(at, cost, spread, wait, median, ranks[last], number, place)
+            )
+            self._cost[number] += cost
+            for sums in (self._ranks[ranks[last]], self._hosts[hosts[last]], of_tag):
+                sums.cost += cost
+                sums.times_last += 1
+            of_tag.charged[ranks[last]] += cost
+            of_tag.samples.append(spread)
+            for of_host, of_rank, arrival in zip(by_host, by_rank, arrivals, strict=True):
+                late = arrival - median
+                of_rank.append(late)
+                of_host.append(late)
+        for life, came, went in zip(run.lives, run.entered, run.left, strict=True):
+            sums = self._ranks[life.start.rank]
+            sums.rounds += len(life.rounds) + len(life.failed)
+            sums.waited += math.fsum(_known(map(sub, went, came)))
+
+    def report(self, folder: Path, aligned: Aligned) -> Report:
+        """Return the report."""
+        origin = aligned.origin_ns * 1e-9
+        start = min(min(_known(column)) for run in self._runs for column in run.entered)
+        end = max(max(_known(column)) for run in self._runs for column in run.left)
+        ranks = self._rank_costs()
+        shown = sorted(cost.rank for cost in ranks[:_HEAT_ROWS])
+        detail = choose_detail(self._runs, self.measured, self._incomplete, shown, origin)
+        order = sorted(range(len(self._runs)), key=lambda number: -self._cost[number])
+        index = {number: index for index, number in enumerate(order)}
+
+        def renumbered(each: S) -> S:
+            return msgspec.structs.replace(each, barrier=index[each.barrier])
+
+        return Report(
+            source=str(folder),
+            start=origin + start,
+            end=origin + end,
+            rounds=sum(len(run.numbers) for run in self._runs),
+            failed=sum(len(run.failed) for run in self._runs),
+            world_size=max(run.world_size for run in self._runs),
+            cost_secs=math.fsum(self._cost),
+            barriers=self._barrier_costs(order),
+            ranks=ranks,
+            hosts=self._host_costs(aligned),
+            tags=self._tag_costs(),
+            trend=trend_of(self.measured, origin),
+            heat=heat_of(self._runs, self.measured, shown, origin, (start, end)),
+            detail=[renumbered(each) for each in detail],
+            failures=[renumbered(each) for each in failures_of(self._runs, origin)],
+            clocks=aligned.fits,
+            notes=[*aligned.notes, *self._notes()],
+        )
+
+    def _rank_costs(self) -> list[RankCost]:
+        last_life = {life.start.rank: life for run in self._runs for life in run.lives}
+        costs = []
+        for rank, life in last_life.items():
+            sums = self._ranks[rank]
+            late = sorted(sums.samples)
+            costs.append(
+                RankCost(
+                    rank=rank,
+                    host=life.start.host,
+                    pid=life.start.pid,
+                    rounds=sums.rounds,
+                    times_last=sums.times_last,
+                    cost_secs=sums.cost,
+                    median_lateness_secs=median_of(late),
+                    p99_lateness_secs=late[(len(late) - 1) * 99 // 100] if late else 0.0,
+                    max_lateness_secs=late[-1] if late else 0.0,
+                    waited_secs=sums.waited,
+                )
+            )
+        return sorted(costs, key=lambda cost: (-cost.cost_secs, cost.rank))
+
+    def _host_costs(self, aligned: Aligned) -> list[HostCost]:
+        ranks: defaultdict[str, set[int]] = defaultdict(set)
+        for run in self._runs:
+            for life in run.lives:
+                ranks[life.start.host].add(life.start.rank)
+        offsets = {fit.host: fit.offset_secs for fit in aligned.fits}
+        costs = [
+            HostCost(
+                host=host,
+                ranks=format_ranks(ranks[host]),
+                times_last=sums.times_last,
+                cost_secs=sums.cost,
+                median_lateness_secs=median_of(sorted(sums.samples)),
+                clock_offset_secs=offsets[host],
+            )
+            for host, sums in self._hosts.items()
+        ]
+        return sorted(costs, key=lambda cost: (-cost.cost_secs, cost.host))
+
+    def _tag_costs(self) -> list[TagCost]:
+        costs = [
+            TagCost(
+                tag=tag,
+                rounds=sums.rounds,
+                failed=sums.failed,
+                cost_secs=sums.cost,
+                median_spread_secs=median_of(sorted(sums.samples)),
+                worst_rank=worst_of(sums.charged),
+            )
+            for tag, sums in self._tags.items()
+        ]
+        return sorted(costs, key=lambda cost: (-cost.cost_secs, cost.tag))[:_TAGS]
+
+    def _barrier_costs(self, order: list[int]) -> list[BarrierCost]:
+        return [
+            BarrierCost(
+                barrier_type=run.barrier_type,
+                prefix=run.prefix,
+                generation=run.generation,
+                world_size=run.world_size,
+                rounds=len(run.numbers),
+                failed=len(run.failed),
+                cost_secs=self._cost[number],
+            )
+            for number, run in ((number, self._runs[number]) for number in order)
+        ]
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if len({run.world_size for run in self._runs}) > 1:
+            notes.append(
+                "barriers of several sizes are in these traces: a rank is known here by the number "
+                "that it has in each"
+            )
+        for run in self._runs:
+            unknown = set(range(run.world_size)) - set(run.ranks)
+            if unknown:
+                name = f"{run.barrier_type} barrier {run.prefix!r}, generation {run.generation}"
+                notes.append(
+                    f"there is no trace of rank {format_ranks(unknown)} of the {name}: its rounds "
+                    "are charged to nobody"
+                )
+        if self._incomplete:
+            notes.append(
+                "rounds that passed but lack the record of some rank, and are charged to nobody: "
+                f"{len(self._incomplete)}"
+            )
+        return notes
+
+
+def _known(moments: Iterable[float]) -> Iterator[float]:
+    return filterfalse(math.isnan, moments)

@@ -1,0 +1,110 @@
+"""Standard tests of who belongs to the job: dead and late ranks, restarted jobs, impostors."""
+
+from __future__ import annotations
+
+from barrier_core.contract import Capability
+from barrier_core.errors import (
+    RankConflictError,
+)
+from barrier_core.testing import rank_side
+from barrier_core.testing.contract.suite import SHORT_SECS, Suite, needs, processes_only
+from barrier_core.testing.job import Job
+from barrier_core.testing.processes import RankProcesses
+
+
+class MemberTests(Suite):
+    """Ranks that die, stand still, leave, come back, or do not belong here."""
+
+    # Liveness.
+
+    @needs(Capability.LIVENESS)
+    @processes_only
+    def test_a_killed_rank_breaks_the_round(self, job: Job) -> None:
+        """A rank whose process dies breaks the round at once, and is called dead."""
+        job.join()
+        arrivals = job.arrive(job.but_last)
+        _processes(job).kill(job.last)
+        for rank, verdict in job.verdicts(arrivals).items():
+            dead = [status.rank for status in verdict.missing if status.state == "dead"]
+            job.check(
+                (verdict.kind, dead) == ("dead", [job.last]),
+                f"rank {rank} was told {verdict.kind}, and that the dead are {dead}",
+            )
+
+    @needs(Capability.LIVENESS, Capability.TIMEOUT)
+    @processes_only
+    def test_a_stopped_rank_is_late_but_not_dead(self, job: Job) -> None:
+        """Silence is not death: a rank that stands still may go on."""
+        job.join()
+        _processes(job).stop(job.last)
+        for rank, verdict in job.verdicts(job.arrive(job.but_last, timeout_secs=1.0)).items():
+            states = [status.state for status in verdict.missing]
+            job.check(
+                verdict.kind == "timeout" and "dead" not in states,
+                f"rank {rank} was told {verdict.kind}, and {states} of the stopped rank",
+            )
+
+    @needs(Capability.LIVENESS)
+    def test_a_rank_that_has_closed_its_barrier_breaks_the_round(self, job: Job) -> None:
+        """Nobody waits for a rank that has left for good."""
+        job.join()
+        arrivals = job.arrive(job.but_last)
+        leaving = job.start(job.last, rank_side.call, "close")
+        for rank, verdict in job.verdicts(arrivals).items():
+            job.check(verdict.kind == "dead", f"rank {rank} was told {verdict.kind}")
+        job.leave()
+        job.check(leaving.done(), "the rank has not left")
+
+    # Generations.
+
+    @needs(Capability.GENERATIONS, Capability.TIMEOUT)
+    def test_a_restarted_job_sees_nothing_of_the_one_before(self, job: Job) -> None:
+        """In a new generation the arrivals and verdicts of the one before do not count."""
+        job.join()
+        job.pass_through(job.arrive())
+        job.verdicts(job.arrive(job.but_last, timeout_secs=SHORT_SECS))
+        job.join(generation="1")
+        slot = job.slot(generation="1")
+        job.pass_through(job.arrive(rounds=5, max_delay_secs=0.02, slot=slot))
+
+    @needs(Capability.GENERATIONS, Capability.TIMEOUT)
+    def test_barriers_with_different_names_never_meet(self, job: Job) -> None:
+        """Ranks at one barrier do not count at another, however similar the names are."""
+        name, other = f"{job.name}/1", f"{job.name}/1/1"
+        job.join(name=name)
+        job.join(name=other)
+        arrivals = job.arrive(job.but_last, timeout_secs=SHORT_SECS, slot=job.slot(name))
+        arrivals |= job.arrive([job.last], timeout_secs=SHORT_SECS, slot=job.slot(other))
+        job.verdicts(arrivals)
+
+    @needs(Capability.GENERATIONS)
+    def test_a_rank_that_is_taken_is_refused(self, job: Job) -> None:
+        """Of two that claim one rank, one is told so, and says it to the others."""
+        job.join()
+        error = job.join_error(1, job.place(0))
+        if not isinstance(error, RankConflictError):
+            job.violated("a second rank 0 was not refused by a RankConflictError", error)
+
+    @needs(Capability.GENERATIONS)
+    def test_a_rank_with_another_world_size_is_refused(self, job: Job) -> None:
+        """Ranks that disagree about the world size are told so when they start."""
+        calls = {0: job.start_join(0, job.place(0))}
+        calls[1] = job.start_join(1, job.place(1, world_size=self.world_size + 1))
+        errors = [job.error_of(rank, call, "joining") for rank, call in calls.items()]
+        if not any(isinstance(error, RankConflictError) for error in errors):
+            job.violated(f"no RankConflictError on either rank: {errors}")
+
+    @needs(Capability.GENERATIONS)
+    @processes_only
+    def test_a_rank_that_comes_back_alone_is_refused(self, job: Job) -> None:
+        """A rank that was started again, without the others, must not corrupt the count."""
+        job.join()
+        _processes(job).replace(job.last)
+        error = job.join_error(job.last, job.place(job.last))
+        if not isinstance(error, RankConflictError):
+            job.violated(f"rank {job.last} was not refused by a RankConflictError", error)
+
+
+def _processes(job: Job) -> RankProcesses:
+    assert isinstance(job.ranks, RankProcesses)
+    return job.ranks

@@ -1,0 +1,96 @@
+"""``StoreBarrier.gather``: rank 0 gets what every rank brings to a round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from barrier_core import BarrierConnectionError, BarrierTimeoutError, BarrierUsageError
+from barrier_core.agreement.local import _STORE, LocalBarrier, LocalLine
+from barrier_core.agreement.store import StoreLostError
+
+WORLD_SIZE = 3
+
+
+@pytest.fixture
+def barriers(request: pytest.FixtureRequest) -> Iterator[list[LocalBarrier]]:
+    barriers = [
+        LocalBarrier(rank, WORLD_SIZE, request.node.name, timeout_secs=30)
+        for rank in range(WORLD_SIZE)
+    ]
+    yield barriers
+    for barrier in barriers:
+        barrier.close()
+    assert not [key for key in _STORE.values if request.node.name in key and "gathered" in key]
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(WORLD_SIZE) as pool:
+        yield pool
+
+
+def test_rank_0_gets_what_every_rank_brings_in_the_order_of_ranks(
+    barriers: list[LocalBarrier], pool: ThreadPoolExecutor
+) -> None:
+    brought = ["zero", "one\nline more, \u2603", ""]
+
+    gathered = list(pool.map(LocalBarrier.gather, barriers, brought))
+
+    assert gathered == [brought, [], []]
+
+
+def test_gathering_again_and_again_mixes_nothing_up(
+    barriers: list[LocalBarrier], pool: ThreadPoolExecutor
+) -> None:
+    def gather_often(barrier: LocalBarrier) -> list[list[str]]:
+        rank = barrier.rank_info.global_rank
+        gathered = []
+        for number in range(50):
+            gathered.append(barrier.gather(f"{number} of {rank}"))
+            if number % 7 == 0:
+                barrier.execute_barrier()
+        return gathered
+
+    by_rank_0, *_ = pool.map(gather_often, barriers)
+
+    assert by_rank_0 == [[f"{number} of {rank}" for rank in range(3)] for number in range(50)]
+
+
+def test_gathering_is_a_round_with_a_limit_and_a_tag(barriers: list[LocalBarrier]) -> None:
+    with pytest.raises(BarrierTimeoutError, match="'figures'"):
+        barriers[0].gather("mine", timeout_secs=0.1, tag="figures")
+
+
+def test_who_comes_without_anything_is_named(
+    barriers: list[LocalBarrier], pool: ThreadPoolExecutor
+) -> None:
+    calls: list[Future[object]] = [
+        pool.submit(barriers[0].gather, "mine"),
+        pool.submit(barriers[1].execute_barrier),
+        pool.submit(barriers[2].execute_barrier),
+    ]
+
+    with pytest.raises(BarrierUsageError, match="ranks 1-2 brought nothing: all ranks must call"):
+        calls[0].result(30)
+
+
+def test_a_closed_barrier_gathers_nothing(barriers: list[LocalBarrier]) -> None:
+    barriers[0].close()
+
+    with pytest.raises(BarrierUsageError, match="closed"):
+        barriers[0].gather("mine")
+
+
+def test_a_store_that_is_lost_is_a_connection_error(
+    barriers: list[LocalBarrier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def append(self: LocalLine, key: str, record: bytes) -> None:
+        raise StoreLostError("it burnt down")
+
+    monkeypatch.setattr(LocalLine, "append", append)
+
+    with pytest.raises(BarrierConnectionError, match="it burnt down"):
+        barriers[0].gather("mine")
