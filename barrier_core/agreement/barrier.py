@@ -233,21 +233,6 @@ class StoreBarrier(Barrier):
             )
         return [by_rank[rank] for rank in range(self._world_size)]
 
-    def _open(self, connect: Connect) -> StoreLine:
-        """Open the caller's line, to join on; a backend whose rank 0 hosts the store overrides it.
-
-        Raises:
-            StoreLostError: The store cannot be reached.
-        """
-        return connect()
-
-    def _wait_for_host(self, line: StoreLine, deadline: float) -> None:
-        """Return once rank 0 has come to this barrier; see `wait_for_host`."""
-        keys = wait_for_host(line, self._keys, deadline)
-        if keys is not self._keys:
-            self._keys = keys
-            self._seat.move_to(keys.number)
-
     def _run_round(self, timeout_secs: float, tag: str) -> None:
         self._round_thread = threading.get_ident()
         try:
@@ -447,6 +432,21 @@ class StoreBarrier(Barrier):
 
     def _report_progress(self, progress: str) -> None:
         self._watcher.report_progress(progress)
+
+    def _open(self, connect: Connect) -> StoreLine:
+        """Open the caller's line, to join on; a backend whose rank 0 hosts the store overrides it.
+
+        Raises:
+            StoreLostError: The store cannot be reached.
+        """
+        return connect()
+
+    def _wait_for_host(self, line: StoreLine, deadline: float) -> None:
+        """Return once rank 0 has come to this barrier; see `wait_for_host`."""
+        keys = wait_for_host(line, self._keys, deadline)
+        if keys is not self._keys:
+            self._keys = keys
+            self._seat.move_to(keys.number)
 
     def _close(self) -> None:
         self._watcher.stop(timeout_secs=1.0)
