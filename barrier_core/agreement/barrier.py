@@ -136,8 +136,8 @@ class StoreBarrier(Barrier):
             else 0.0
         )
         self._abort_reason: str | None = None
-        self._round_thread: int | None = None
-        """The thread that is in a round."""
+        self._heeds_abort = False
+        """Whether the thread that has the turn will see `_abort_reason` by itself."""
         self._passed = 0
         """Number of the last round that has passed."""
         self._finished: list[str] = []
@@ -174,16 +174,6 @@ class StoreBarrier(Barrier):
         )
         self._owner_pid = os.getpid()
 
-    def _run_round(self, timeout_secs: float, tag: str) -> None:
-        self._round_thread = threading.get_ident()
-        try:
-            super()._run_round(timeout_secs, tag)
-            if self._abort_reason is not None and self.failed is None:
-                # From this thread (an observer, a signal handler), and too late for this round.
-                self._break_next(self._abort_reason)
-        finally:
-            self._round_thread = None
-
     def _wait(self, timeout_secs: float, tag: str) -> None:
         # A call that was interrupted before it arrived has used up no round. A rank that skipped
         # one could break a later one, and the others would take this one as passed.
@@ -191,9 +181,11 @@ class StoreBarrier(Barrier):
         started = time.monotonic()
         keys = self._keys.round(self.round, tag)
         arrived = False
+        self._heeds_abort = True
         try:
-            notice = self._watcher.notice or self._own_abort()
-            if notice is not None:
+            if self._watcher.notice is not None or self._abort_reason is not None:
+                notice = self._watcher.notice or self._own_abort()
+                assert notice is not None  # neither is ever taken back
                 self._settle(keys, tag, notice, arrived)
             arrived = True  # before it is true: an interrupted arrival may have reached the store
             arrive(self._line, keys, self._rank, tag, self._world_size)
@@ -215,6 +207,10 @@ class StoreBarrier(Barrier):
             raise
         if self._rank == 0:
             self._collect(keys)
+        self._heeds_abort = False
+        if self._abort_reason is not None and self.failed is None:
+            # From this thread (a signal handler), and too late for this round.
+            self._break_next(self._abort_reason)
 
     def _wait_slowly(self, keys: RoundKeys, tag: str, started: float, timeout_secs: float) -> None:
         """Go on waiting, looked after by the watcher. Returns once the round has passed."""
@@ -340,22 +336,30 @@ class StoreBarrier(Barrier):
     def _abort(self, reason: str) -> None:
         self._abort_reason = reason
         while self.failed is None:
+            if self._turn_thread == threading.get_ident():
+                # An observer or a signal handler, in a round that goes on after it.
+                if self._heeds_abort:
+                    self._line.wake()
+                else:
+                    self._break_next(reason)
+                return
             if self._turn.acquire(blocking=False):
                 # Nobody is in a round.
                 try:
+                    self._turn_thread = threading.get_ident()
                     if self.failed is None and not self.closed:
                         self._break_next(reason)
                 finally:
+                    self._turn_thread = None
                     self._turn.release()
                 return
             # A thread is in a round: it breaks it itself, on the line on which it has arrived.
             self._line.wake()
-            if self._round_thread == threading.get_ident():
-                return  # an observer or a signal handler in that very round, which goes on after it
             time.sleep(_ABORT_POLL_SECS)
 
     def _break_next(self, reason: str) -> None:
         """Break the next round, which this rank will then never enter."""
+        self._heeds_abort = True  # a signal handler must not use the line meanwhile
         number = self._passed + 1
         keys = self._keys.round(number, "")
         why = Break("abort", self._rank, reason)

@@ -156,9 +156,7 @@ def torch_byte() -> Any:
     return torch.zeros(1, dtype=torch.uint8)
 
 
-def is_cut_off(
-    rank: int, rendezvous: Path, first_rank_knows: bool
-) -> tuple[Verdict, float] | None:
+def is_cut_off(rank: int, rendezvous: Path, first_rank_knows: bool) -> tuple[Verdict, float] | None:
     with gloo_group(rank, rendezvous):
         barrier = DistBarrier(LONG_SECS)
         barrier.execute_barrier()
