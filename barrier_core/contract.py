@@ -169,8 +169,8 @@ class Barrier(abc.ABC):
 
     def _run_round(self, timeout_secs: float, tag: str) -> None:
         observed = plugin_manager.rounds_are_observed
+        started = time.monotonic() if observed else 0.0
         if observed:
-            started = time.monotonic()
             notify("barrier_enter", barrier=self, round=self.round, tag=tag)
         try:
             self._wait(timeout_secs, tag)

@@ -12,13 +12,13 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from barrier_core.agreement.log import Break, Log
+from barrier_core.agreement.log import Break, Log, arrival_record
 from barrier_core.agreement.processes import Beacon
-from barrier_core.agreement.protocol import Keys, RoundKeys, arrive, give_up, run
+from barrier_core.agreement.protocol import Keys, RoundKeys, give_up, run
 from barrier_core.agreement.retire import COLLECT_EVERY, retire, retire_older
 from barrier_core.agreement.roster import Examiner, Member, join, leave, read_left
 from barrier_core.agreement.seats import Seat
-from barrier_core.agreement.store import Connect, StoreLine, StoreLostError
+from barrier_core.agreement.store import BRIEF_SECS, Connect, StoreLine, StoreLostError
 from barrier_core.agreement.watcher import LOOK_SECS, Finding, Passed, SlowRound, Watcher
 from barrier_core.contract import (
     Barrier,
@@ -37,8 +37,6 @@ from barrier_core.hookspecs import plugin_manager
 from barrier_core.ranks import RankStatus, format_ranks, generation_from_environment
 from barrier_core.verdict import Verdict
 
-SLOW_AFTER_SECS = 0.25
-"""A round that takes longer gets looked after; until then a failure can cost nothing."""
 DEFAULT_HEARTBEAT_SECS = 5.0
 DEFAULT_LINGER_SECS = 30.0
 _LINGER_POLL_SECS = 0.05
@@ -188,8 +186,11 @@ class StoreBarrier(Barrier):
                 assert notice is not None  # neither is ever taken back
                 self._settle(keys, tag, notice, arrived)
             arrived = True  # before it is true: an interrupted arrival may have reached the store
-            arrive(self._line, keys, self._rank, tag, self._world_size)
-            if not self._line.wait(min(SLOW_AFTER_SECS, timeout_secs)):
+            line = self._line
+            line.arrive(keys.log, arrival_record(self._rank, tag), keys.bell, self._world_size)
+            # Until a round is slow, nobody looks after it, and a failure can cost nothing.
+            brief = timeout_secs >= BRIEF_SECS
+            if not (line.wait_briefly() if brief else line.wait(timeout_secs)):
                 self._wait_slowly(keys, tag, started, timeout_secs)
             self._passed = self.round
         except BarrierFailedError:
