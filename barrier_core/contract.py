@@ -132,6 +132,10 @@ class Barrier(abc.ABC):
         # Held while this rank is in a round. Why this is safe: only the holder changes `round`
         # and `failed`, so a second thread can neither arrive twice nor skip a round.
         self._turn = threading.Lock()
+        self._turn_thread: int | None = None
+        """The thread that is in a round."""
+        self._checked_tag: object = ""
+        """The last tag, most often the next one, too."""
 
     def execute_barrier(self, timeout_secs: float | None = None, tag: str = "") -> None:
         """Arrive, and return when every rank has arrived.
@@ -153,21 +157,25 @@ class Barrier(abc.ABC):
             timeout_secs = self.timeout_secs
         else:
             check_seconds("timeout_secs", timeout_secs)
-        check_name("tag", tag)
+        if tag is not self._checked_tag:
+            check_name("tag", tag)
+            self._checked_tag = tag
         self._take_turn()
         try:
+            self._turn_thread = threading.get_ident()
             if self.failed is not None:
                 raise failure(self.failed.verdict)
             self.round += 1
             self._run_round(timeout_secs, tag)
         finally:
+            self._turn_thread = None
             self._turn.release()
 
     def _run_round(self, timeout_secs: float, tag: str) -> None:
-        hooks = plugin_manager.hook
-        if hooks.barrier_enter.get_hookimpls():
+        observed = plugin_manager.rounds_are_observed
+        started = time.monotonic() if observed else 0.0
+        if observed:
             notify("barrier_enter", barrier=self, round=self.round, tag=tag)
-        started = time.monotonic()
         try:
             self._wait(timeout_secs, tag)
         except BarrierError as error:
@@ -179,7 +187,7 @@ class Barrier(abc.ABC):
             if self.failed is not None:
                 notify("barrier_failed", barrier=self, round=self.round, tag=tag, error=self.failed)
             raise
-        if hooks.barrier_exit.get_hookimpls():
+        if observed:
             waited = time.monotonic() - started
             notify("barrier_exit", barrier=self, round=self.round, tag=tag, waited_secs=waited)
 

@@ -72,11 +72,37 @@ class ObserverSpec:
         """Tell that the barrier has been closed."""
 
 
-def new_manager() -> pluggy.PluginManager:
-    """Return a pluggy manager that knows the observer hooks and holds nothing yet."""
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(ObserverSpec)
-    return manager
+class ObserverManager(pluggy.PluginManager):
+    """A pluggy manager that knows the observer hooks, and whether a round has listeners."""
+
+    def __init__(self) -> None:
+        super().__init__(PROJECT)
+        self.rounds_are_observed = False
+        """Kept, since every round asks, and few are observed."""
+        self.add_hookspecs(ObserverSpec)
+
+    def register(self, plugin: object, name: str | None = None) -> str | None:
+        """See pluggy."""
+        try:
+            return super().register(plugin, name)
+        finally:
+            self._look()
+
+    def unregister(self, plugin: object = None, name: str | None = None) -> object:
+        """See pluggy."""
+        try:
+            return super().unregister(plugin, name)
+        finally:
+            self._look()
+
+    def _look(self) -> None:
+        hooks = (self.hook.barrier_enter, self.hook.barrier_exit)
+        self.rounds_are_observed = any(hook.get_hookimpls() for hook in hooks)
+
+
+def new_manager() -> ObserverManager:
+    """Return a manager that holds nothing yet."""
+    return ObserverManager()
 
 
 plugin_manager = new_manager()

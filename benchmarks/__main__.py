@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,22 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, default=_HERE / "results.json")
     parser.add_argument("--plot", type=Path, default=_HERE / "results.png")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="JSON",
+        help="measure nothing: tables and plot of a former run",
+    )
     options = parser.parse_args()
+    tree = json.loads(options.report.read_text()) if options.report else _measure(options)
+    if not options.report:
+        report.write_json(tree, options.json)
+    print(report.as_tables(tree))
+    trouble = report.write_plot(tree, options.plot)
+    print(f"\n{trouble or f'{options.plot.name} shows it'}")
+
+
+def _measure(options: argparse.Namespace) -> report.Tree:
     if options.smoke:
         plan = rounds.Plan(options.only, [2], blocks=2, block_secs=0.01, shared_server=True)
     else:
@@ -44,11 +60,7 @@ def main() -> None:
             extra = overhead.measure(blocks=15, calls=20_000, interpreters=15)
             sizes = [16, 32, 64, 128, 256, 512]
             grown = growth.measure(sizes, barriers=16_384, storm=(512, 10.0), progress=progress)
-    report.write_json(report.as_tree(found, extra, grown), options.json)
-    print(report.as_table(found))
-    print(f"\n{options.json.name} has all figures")
-    trouble = report.write_plot(found, options.plot)
-    print(trouble or f"{options.plot.name} shows them")
+    return report.as_tree(found, extra, grown)
 
 
 @contextmanager

@@ -6,13 +6,21 @@ import abc
 import importlib.util
 import socket
 import time
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from barrier_core.testing.processes import state
 
 HOST = "127.0.0.1"
 TIMEOUT_SECS = 60
 WARM_UP_ROUNDS = 5
+
+
+class Cost(NamedTuple):
+    """What a round costs a rank, in seconds."""
+
+    wall: float
+    cpu: float
+    """Of all its threads, in the kernel too."""
 
 
 class Contender(abc.ABC):
@@ -50,15 +58,16 @@ class Contender(abc.ABC):
     def wait(self) -> None:
         """Go through one round."""
 
-    def run(self, rounds: int) -> float:
-        """Go through a block of rounds; return the seconds per round that this rank has seen."""
+    def run(self, rounds: int) -> Cost:
+        """Go through a block of rounds; return what a round has cost this rank."""
         wait = self.wait
         for _ in range(WARM_UP_ROUNDS):
             wait()
-        started = time.perf_counter()
+        started, cpu_before = time.perf_counter(), time.process_time()
         for _ in range(rounds):
             wait()
-        return (time.perf_counter() - started) / rounds
+        cpu_after, ended = time.process_time(), time.perf_counter()
+        return Cost((ended - started) / rounds, (cpu_after - cpu_before) / rounds)
 
     def leave(self) -> None:  # noqa: B027 - most have nothing to release
         """Release what it holds; all ranks do so together."""

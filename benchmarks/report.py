@@ -1,4 +1,4 @@
-"""What is made of the measurements: a table, a JSON file and a plot."""
+"""What is made of the measurements: a JSON file, and from that the tables and the plot."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
+import statistics
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import LIMIT
+from benchmarks.contenders import LIMIT, SEED
 from benchmarks.growth import Growth
 from benchmarks.overhead import Overhead
-from benchmarks.rounds import Blocks, Results, seed_of
+from benchmarks.rounds import Blocks, Results
+
+Tree = dict[str, Any]
+"""All figures, as in the JSON file."""
 
 _VERSIONS_OF = (
     "barrier-core",
@@ -27,14 +33,20 @@ _VERSIONS_OF = (
     "msgspec",
     "importlib-metadata",
 )
+_COMPARED = (
+    ("tcp_store", SEED),
+    ("tcp_store", "store_barrier"),
+    ("tcp_store", LIMIT),
+    ("dist_barrier", "dist_collective"),
+)
 
 
-def as_tree(results: Results, overhead: Overhead | None, growth: Growth | None) -> dict[str, Any]:
+def as_tree(results: Results, overhead: Overhead | None, growth: Growth | None) -> Tree:
     """Return everything as it goes into the JSON file."""
     return {
         "machine": machine(),
         "micros_per_barrier": {
-            str(size): {name: _row(blocks, found) for name, blocks in found.items()}
+            str(size): {name: _row(blocks) for name, blocks in found.items()}
             for size, found in results.items()
         },
         "overhead_micros": None if overhead is None else asdict(overhead),
@@ -65,55 +77,91 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _row(blocks: Blocks, others: dict[str, Blocks]) -> dict[str, Any]:
+def _row(blocks: Blocks) -> dict[str, Any]:
     if blocks.skipped is not None:
         return {"title": blocks.title, "skipped": blocks.skipped}
-    row: dict[str, Any] = {
+    return {
         "title": blocks.title,
         "has_network": blocks.has_network,
-        "best": blocks.best,
-        "median": blocks.median,
+        "best": min(blocks.micros),
+        "median": statistics.median(blocks.micros),
         "worst": max(blocks.micros),
-        "blocks": blocks.micros,
+        "rank_cpu": min(blocks.rank_cpu),
+        "server_cpu": min(blocks.server_cpu),
+        "blocks": [round(micros, 1) for micros in blocks.micros],
     }
-    seed = seed_of(others)
-    if seed is not None:
-        row["to_seed_best"] = blocks.best / seed.best
-        row["to_seed_by_block"] = blocks.ratio_to(seed)
-    return row
 
 
-def as_table(results: Results) -> str:
-    """Return a Markdown table: best and median, and the two ratios to the seed."""
-    sizes = list(results)
-    lines = [
-        "| microseconds per barrier: best / median, x seed by best / by block | "
-        + " | ".join(f"{size} ranks" for size in sizes)
-        + " |",
-        "| --- |" + " --- |" * len(sizes),
+def write_json(tree: Tree, path: Path) -> None:
+    """Write the JSON file; lists of numbers in one line each."""
+    text = json.dumps(tree, indent=1)
+    path.write_text(
+        re.sub(r"\[[^][{}\"]*\]", lambda found: " ".join(found[0].split()), text) + "\n"
+    )
+
+
+def as_tables(tree: Tree) -> str:
+    """Return Markdown: what a round takes, what CPU time that is, and what is like what."""
+    rows = tree["micros_per_barrier"]
+    tables = {
+        "microseconds per barrier: best / median block, x seed": lambda found, name: _times(
+            found[name], found.get(SEED)
+        ),
+        "CPU microseconds per barrier: a rank / the server": lambda found, name: _cpu(found[name]),
+    }
+    names = list(next(iter(rows.values())))
+    texts = [
+        _table(rows, title, {_title(rows, name): name for name in names}, cell)
+        for title, cell in tables.items()
     ]
-    first = results[sizes[0]]
-    for name in first:
-        cells = [_cell(results[size][name], seed_of(results[size])) for size in sizes]
-        lines.append(f"| {first[name].title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    pairs = {
+        f"{_title(rows, mine)} / {_title(rows, other)}": (mine, other)
+        for mine, other in _COMPARED
+        if mine in names and other in names
+    }
+    texts.append(_table(rows, "ratio of the bests / median of the blocks'", pairs, _ratios))
+    return "\n\n".join(texts)
 
 
-def _cell(blocks: Blocks, seed: Blocks | None) -> str:
-    if blocks.skipped is not None:
-        return f"skipped: {blocks.skipped}"
-    times = f"{blocks.best:,.0f} / {blocks.median:,.0f}"
-    if seed is None:
-        return times
-    return f"{times}, {blocks.best / seed.best:.2f} / {blocks.ratio_to(seed):.2f}"
+def _table(rows: Tree, title: str, lines: dict[str, Any], cell: Callable[[Tree, Any], str]) -> str:
+    texts = [
+        [title, *(f"{size} ranks" for size in rows)],
+        ["---"] * (len(rows) + 1),
+        *([name, *(cell(found, key) for found in rows.values())] for name, key in lines.items()),
+    ]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in texts)
 
 
-def write_json(tree: dict[str, Any], path: Path) -> None:
-    """Write the JSON file."""
-    path.write_text(json.dumps(tree, indent=1) + "\n")
+def _title(rows: Tree, name: str) -> str:
+    title: str = next(iter(rows.values()))[name]["title"]
+    return title
 
 
-def write_plot(results: Results, path: Path) -> str | None:
+def _times(row: Tree, seed: Tree | None) -> str:
+    if "skipped" in row:
+        return f"skipped: {row['skipped']}"
+    times = f"{row['best']:,.0f} / {row['median']:,.0f}"
+    return (
+        times if seed is None or "skipped" in seed else f"{times}, {row['best'] / seed['best']:.2f}"
+    )
+
+
+def _cpu(row: Tree) -> str:
+    if not row.get("rank_cpu"):
+        return "not measured"
+    return f"{row['rank_cpu']:.0f} / {row['server_cpu']:.0f}"
+
+
+def _ratios(found: Tree, pair: tuple[str, str]) -> str:
+    mine, other = found[pair[0]], found[pair[1]]
+    if "skipped" in mine or "skipped" in other:
+        return "skipped"
+    # Each block with the other's of the same turn, which ran next to it.
+    by_block = [ours / theirs for ours, theirs in zip(mine["blocks"], other["blocks"], strict=True)]
+    return f"{mine['best'] / other['best']:.2f} / {statistics.median(by_block):.2f}"
+
+
+def write_plot(tree: Tree, path: Path) -> str | None:
     """Draw the best blocks over the number of ranks. Returns why not, where it cannot."""
     try:
         matplotlib: Any = importlib.import_module("matplotlib")
@@ -121,18 +169,19 @@ def write_plot(results: Results, path: Path) -> str | None:
         pyplot: Any = importlib.import_module("matplotlib.pyplot")
     except ImportError as error:
         return f"no plot: {error}"
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    sizes = list(results)
-    for name, blocks in results[sizes[0]].items():
-        if blocks.skipped is None:
-            ours = blocks.title.endswith(("(ours)", "(ours, gloo)"))
+    rows = tree["micros_per_barrier"]
+    sizes = [int(size) for size in rows]
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    for name, first in next(iter(rows.values())).items():
+        if "skipped" not in first:
             axes.plot(
                 sizes,
-                [results[size][name].best for size in sizes],
-                label=blocks.title,
+                [found[name]["best"] for found in rows.values()],
+                label=first["title"],
                 marker="o",
-                linewidth=2.5 if ours else 1.2,
-                linestyle=":" if name == LIMIT or not blocks.has_network else "-",
+                markersize=4,
+                linewidth=3 if "(ours" in first["title"] else 1.2,
+                linestyle=":" if name == LIMIT or not first["has_network"] else "-",
             )
     axes.set(xscale="log", yscale="log", xlabel="ranks on one host")
     axes.set_ylabel("microseconds per barrier, best block")
@@ -140,6 +189,6 @@ def write_plot(results: Results, path: Path) -> str | None:
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
     pyplot.close(figure)
     return None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import random
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from barrier_core.testing.processes import RankProcesses, state
-from benchmarks.contenders import SEED, find
+from benchmarks.contender import WARM_UP_ROUNDS, Cost
+from benchmarks.contenders import find
 
 _JOIN_SECS = 120.0
 
@@ -33,22 +35,11 @@ class Blocks:
     title: str
     has_network: bool
     micros: list[float] = field(default_factory=list)
+    rank_cpu: list[float] = field(default_factory=list)
+    """CPU microseconds per barrier of the median rank."""
+    server_cpu: list[float] = field(default_factory=list)
+    """CPU microseconds per barrier of the server, where it has a process of its own."""
     skipped: str | None = None
-
-    @property
-    def best(self) -> float:
-        """The best block."""
-        return min(self.micros)
-
-    @property
-    def median(self) -> float:
-        """The median of the blocks."""
-        return statistics.median(self.micros)
-
-    def ratio_to(self, other: Blocks) -> float:
-        """The median of the ratios to another contender's blocks, each to its neighbour."""
-        pairs = zip(self.micros, other.micros, strict=True)
-        return statistics.median(mine / theirs for mine, theirs in pairs)
 
 
 Results = dict[int, dict[str, Blocks]]
@@ -97,7 +88,7 @@ def _measure_world(
         port = servers.run(server % len(servers), serve, name, world_size)
         ranks.run_all(join, name, world_size, port, ranks=world)
         for tried in (20, 100):
-            secs = max(ranks.run_all(run_block, name, tried, ranks=world))
+            secs = max(cost.wall for cost in ranks.run_all(run_block, name, tried, ranks=world))
             rounds[name] = max(math.ceil(plan.block_secs / secs), 20)
             if secs * tried > plan.block_secs:
                 break
@@ -106,8 +97,13 @@ def _measure_world(
         progress(f"{world_size} ranks: block {block + 1} of {plan.blocks}")
         random.Random(block).shuffle(order)  # nobody always comes after the same neighbour
         for name in order:
-            secs = max(ranks.run_all(run_block, name, rounds[name], ranks=world))
-            results[name].micros.append(secs * 1e6)
+            server = names.index(name) % len(servers)
+            cpu_before = servers.run(server, cpu_secs)
+            costs = ranks.run_all(run_block, name, rounds[name], ranks=world)
+            cpu = servers.run(server, cpu_secs) - cpu_before
+            results[name].micros.append(max(cost.wall for cost in costs) * 1e6)
+            results[name].rank_cpu.append(statistics.median(cost.cpu for cost in costs) * 1e6)
+            results[name].server_cpu.append(cpu / (rounds[name] + WARM_UP_ROUNDS) * 1e6)
     for name in names:
         ranks.run_all(leave, name, ranks=world)
     return results
@@ -116,12 +112,6 @@ def _measure_world(
 def _blank(name: str, skipped: str | None) -> Blocks:
     contender = find(name)
     return Blocks(contender.title, contender.has_network, skipped=skipped)
-
-
-def seed_of(results: dict[str, Blocks]) -> Blocks | None:
-    """Return the seed's blocks, unless it was skipped."""
-    seed = results.get(SEED)
-    return seed if seed is not None and seed.micros else None
 
 
 # What runs in the rank processes.
@@ -137,10 +127,15 @@ def join(rank: int, name: str, world_size: int, port: int) -> None:
     state[name] = find(name)(rank, world_size, port)
 
 
-def run_block(rank: int, name: str, rounds: int) -> float:
-    """Run a block; return the seconds per round that this rank has seen."""
-    secs: float = state[name].run(rounds)
-    return secs
+def cpu_secs(_server: int) -> float:
+    """Return the CPU seconds that this process has used."""
+    return time.process_time()
+
+
+def run_block(rank: int, name: str, rounds: int) -> Cost:
+    """Run a block; return what a round has cost this rank."""
+    cost: Cost = state[name].run(rounds)
+    return cost
 
 
 def leave(rank: int, name: str) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from barrier_core.agreement import local
 from barrier_core.agreement.local import LocalBarrier, LocalLine
-from barrier_core.agreement.log import Log, parse
-from barrier_core.agreement.protocol import RoundKeys, arrive
+from barrier_core.agreement.log import Log, arrival_record, parse
+from barrier_core.agreement.protocol import RoundKeys
 from barrier_core.errors import BarrierTimeoutError
 from barrier_core.testing import BarrierContract, MakeBarrier, Place
 from barrier_core.verdict import Verdict
@@ -27,7 +27,8 @@ class ReleasesEarly(LocalBarrier):
         if self.rank_info.global_rank != 1:
             return super()._wait(timeout_secs, tag)
         keys = self._keys.round(self.round, tag)
-        arrive(self._line, keys, 1, tag, self.rank_info.global_world_size)
+        record = arrival_record(1, tag)
+        self._line.arrive(keys.log, record, keys.bell, self.rank_info.global_world_size)
         self._passed = self.round
         return None
 

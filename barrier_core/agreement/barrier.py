@@ -12,9 +12,9 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from barrier_core.agreement.log import Break, Log
+from barrier_core.agreement.log import Break, Log, arrival_record
 from barrier_core.agreement.processes import Beacon
-from barrier_core.agreement.protocol import Keys, RoundKeys, arrive, give_up, run
+from barrier_core.agreement.protocol import Keys, RoundKeys, give_up, run
 from barrier_core.agreement.retire import COLLECT_EVERY, retire, retire_older
 from barrier_core.agreement.roster import (
     Examiner,
@@ -25,7 +25,7 @@ from barrier_core.agreement.roster import (
     wait_for_host,
 )
 from barrier_core.agreement.seats import Seat
-from barrier_core.agreement.store import Connect, StoreLine, StoreLostError
+from barrier_core.agreement.store import BRIEF_SECS, Connect, StoreLine, StoreLostError
 from barrier_core.agreement.watcher import LOOK_SECS, Finding, Passed, SlowRound, Watcher
 from barrier_core.contract import (
     Barrier,
@@ -45,8 +45,6 @@ from barrier_core.hookspecs import plugin_manager
 from barrier_core.ranks import RankStatus, format_ranks
 from barrier_core.verdict import Verdict
 
-SLOW_AFTER_SECS = 0.25
-"""A round that takes longer gets looked after; until then a failure can cost nothing."""
 DEFAULT_HEARTBEAT_SECS = 5.0
 DEFAULT_LINGER_SECS = 30.0
 _LOOK_NOW_SECS = 1.0
@@ -148,8 +146,8 @@ class StoreBarrier(Barrier):
             else 0.0
         )
         self._abort_reason: str | None = None
-        self._round_thread: int | None = None
-        """The thread that is in a round."""
+        self._heeds_abort = False
+        """Whether the thread that has the turn will see `_abort_reason` by itself."""
         self._passed = 0
         """Number of the last round that has passed."""
         self._finished: list[str] = []
@@ -233,16 +231,6 @@ class StoreBarrier(Barrier):
             )
         return [by_rank[rank] for rank in range(self._world_size)]
 
-    def _run_round(self, timeout_secs: float, tag: str) -> None:
-        self._round_thread = threading.get_ident()
-        try:
-            super()._run_round(timeout_secs, tag)
-            if self._abort_reason is not None and self.failed is None:
-                # From this thread (an observer, a signal handler), and too late for this round.
-                self._break_next(self._abort_reason)
-        finally:
-            self._round_thread = None
-
     def _wait(self, timeout_secs: float, tag: str) -> None:
         # A call that was interrupted before it arrived has used up no round. A rank that skipped
         # one could break a later one, and the others would take this one as passed.
@@ -250,13 +238,18 @@ class StoreBarrier(Barrier):
         started = time.monotonic()
         keys = self._keys.round(self.round, tag)
         arrived = False
+        self._heeds_abort = True
         try:
-            notice = self._watcher.notice or self._own_abort()
-            if notice is not None:
+            if self._watcher.notice is not None or self._abort_reason is not None:
+                notice = self._watcher.notice or self._own_abort()
+                assert notice is not None  # neither is ever taken back
                 self._settle(keys, tag, notice, arrived)
             arrived = True  # before it is true: an interrupted arrival may have reached the store
-            arrive(self._line, keys, self._rank, tag, self._world_size)
-            if not self._line.wait(min(SLOW_AFTER_SECS, timeout_secs)):
+            line = self._line
+            line.arrive(keys.log, arrival_record(self._rank, tag), keys.bell, self._world_size)
+            # Until a round is slow, nobody looks after it, and a failure can cost nothing.
+            brief = timeout_secs >= BRIEF_SECS
+            if not (line.wait_briefly() if brief else line.wait(timeout_secs)):
                 self._wait_slowly(keys, tag, started, timeout_secs)
             self._passed = self.round
         except BarrierFailedError:
@@ -274,6 +267,10 @@ class StoreBarrier(Barrier):
             raise
         if self._rank == 0:
             self._collect(keys)
+        self._heeds_abort = False
+        if self._abort_reason is not None and self.failed is None:
+            # From this thread (a signal handler), and too late for this round.
+            self._break_next(self._abort_reason)
 
     def _wait_slowly(self, keys: RoundKeys, tag: str, started: float, timeout_secs: float) -> None:
         """Go on waiting, looked after by the watcher. Returns once the round has passed."""
@@ -403,19 +400,26 @@ class StoreBarrier(Barrier):
         self._abort_reason = reason
         patience_ends = time.monotonic() + _ABORT_PATIENCE_SECS
         while self.failed is None and not self.closed:
+            if self._turn_thread == threading.get_ident():
+                # An observer or a signal handler, in a round that goes on after it.
+                if self._heeds_abort:
+                    self._line.wake()
+                else:
+                    self._break_next(reason)
+                return
             if self._turn.acquire(blocking=False):
                 # Nobody is in a round.
                 try:
+                    self._turn_thread = threading.get_ident()
                     if self.failed is None and not self.closed:
                         self._break_next(reason)
                 finally:
+                    self._turn_thread = None
                     self._turn.release()
                 return
             # A thread is in a round: it breaks it itself, on the line on which it has arrived.
             self._line.wake()
-            if self._round_thread == threading.get_ident():
-                return  # an observer or a signal handler in that very round, which goes on after it
-            if self._round_thread is None and time.monotonic() >= patience_ends:
+            if self._turn_thread is None and time.monotonic() >= patience_ends:
                 # A signal handler on a thread that is about to enter a round, or has just left one:
                 # it goes on only when this returns, and then sees the reason.
                 return
@@ -423,6 +427,7 @@ class StoreBarrier(Barrier):
 
     def _break_next(self, reason: str) -> None:
         """Break the next round, which this rank will then never enter."""
+        self._heeds_abort = True  # a signal handler must not use the line meanwhile
         number = self._passed + 1
         keys = self._keys.round(number, "")
         why = Break("abort", self._rank, reason)

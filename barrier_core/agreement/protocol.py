@@ -27,7 +27,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
-from barrier_core.agreement.log import Break, Log, arrival_record, break_record, parse
+from barrier_core.agreement.log import Break, Log, break_record, parse
 from barrier_core.agreement.store import StoreLine
 
 T = TypeVar("T")
@@ -93,11 +93,6 @@ def run(steps: Steps[T], line: StoreLine) -> T:
             result: T = done.value
             return result
         answer = operation.run(line)
-
-
-def arrive(line: StoreLine, keys: RoundKeys, rank: int, tag: str, world_size: int) -> None:
-    """Arrive at a round: append to its log, then be counted in at its bell."""
-    line.arrive(keys.log, arrival_record(rank, tag), keys.bell, world_size)
 
 
 def give_up(keys: RoundKeys, why: Break, world_size: int, arrived: bool) -> Steps[Log | None]:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from barrier_core.agreement.log import passed
 
+BRIEF_SECS = 0.25
+"""How long `StoreLine.wait_briefly` waits."""
 _FIRST_POLL_SECS = 0.001
 _LAST_POLL_SECS = 0.1
 
@@ -82,6 +84,13 @@ class StoreLine(abc.ABC):
                 self._woken.clear()
                 return False
             pause = min(pause * 2, _LAST_POLL_SECS)
+
+    def wait_briefly(self) -> bool:
+        """Wait as `wait` does, for `BRIEF_SECS`: how every round begins, and where most end.
+
+        It need not notice a `wake`, which then ends the next wait.
+        """
+        return self.wait(BRIEF_SECS)
 
     def withdraw(self) -> bool:
         """Stop waiting. True when the bell had rung.

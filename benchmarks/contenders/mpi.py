@@ -12,7 +12,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from benchmarks.contender import Contender
+from benchmarks.contender import Contender, Cost
 
 _PROGRAM = Path(__file__).parents[1] / "mpi_ranks.py"
 
@@ -47,9 +47,9 @@ class MPIContender(Contender):
     def wait(self) -> None:
         self.run(1)
 
-    def run(self, rounds: int) -> float:
+    def run(self, rounds: int) -> Cost:
         if self._job is None:
-            return 0.0
+            return Cost(0.0, 0.0)
         assert self._job.stdin is not None
         assert self._job.stdout is not None
         self._job.stdin.write(f"{rounds}\n")
@@ -57,7 +57,7 @@ class MPIContender(Contender):
         answer = self._job.stdout.readline()
         if not answer:
             raise RuntimeError(f"mpiexec ended with code {self._job.wait()}")
-        return float(answer)
+        return Cost(float(answer), 0.0)  # the CPU time is that of other processes
 
     def leave(self) -> None:
         if self._job is not None:
