@@ -25,6 +25,7 @@ TESTS = (
     "test_contract.py",
     "test_discovery_scale.py",
     "test_installed_observers.py",
+    "test_observer_loading.py",
     "test_plugin_choice.py",
     "test_registry.py",
 )

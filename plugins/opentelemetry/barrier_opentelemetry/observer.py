@@ -171,9 +171,8 @@ class OpenTelemetryObserver:
 def _about(barrier: Barrier, error: BarrierError | None) -> _Attributes:
     """Return the attributes that a span and the metrics of its round have in common."""
     attributes: _Attributes = {"barrier.type": barrier.barrier_type}
-    prefix = getattr(barrier, "barrier_prefix", None)
-    if isinstance(prefix, str):
-        attributes["barrier.prefix"] = prefix
+    if barrier.barrier_prefix:  # not every backend has one
+        attributes["barrier.prefix"] = barrier.barrier_prefix
     if isinstance(error, BarrierFailedError):
         attributes["error.type"] = error.verdict.kind
     elif error is not None:

@@ -245,7 +245,7 @@ def press_ctrl_c(ranks: RankProcesses, job: Job, go: Path) -> list[RankCall[Any]
         (abort_in_another_thread, "abort", 2, "no space"),
         (abort_in_a_signal_handler, "abort", 2, "no space"),
         (leave_a_phase_by_an_exception, "abort", 3, "disk full on /ckpt in phase 'save step=1200'"),
-        (close_the_barrier, "dead", None, "has closed its barrier"),
+        (close_the_barrier, "dead", None, "found rank 3 dead"),
         (end_the_process, "dead", None, ""),
         (press_ctrl_c, "abort", 2, "KeyboardInterrupt"),
     ],
