@@ -6,12 +6,7 @@ import json
 
 import pytest
 
-from barrier_core import (
-    CONTRACT_VERSION,
-    Barrier,
-    BarrierPluginError,
-    create_barrier,
-)
+from barrier_core import CONTRACT_VERSION, Barrier, BarrierPluginError, create_barrier
 from barrier_core.cli import list_command
 from barrier_core.cli.backends import all_backends
 from barrier_core.known_backends import CORE

@@ -7,11 +7,7 @@ from typing import Any
 import importlib_metadata
 import pytest
 
-from barrier_core import (
-    BarrierConfigError,
-    BarrierPluginError,
-    UnknownBarrierTypeError,
-)
+from barrier_core import BarrierConfigError, BarrierPluginError, UnknownBarrierTypeError
 from barrier_core.agreement.local import LocalBarrier
 from barrier_core.cli.backends import all_backends
 from barrier_core.hookspecs import new_manager

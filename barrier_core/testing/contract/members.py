@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from barrier_core.contract import Capability
-from barrier_core.errors import (
-    RankConflictError,
-)
+from barrier_core.errors import RankConflictError
 from barrier_core.testing import rank_side
 from barrier_core.testing.contract.suite import SHORT_SECS, Suite, needs, processes_only
 from barrier_core.testing.job import Job
