@@ -137,7 +137,7 @@ class TCPStoreLine(StoreLine):
         if not self.can_ring:
             return super().arrive(log, record, bell, world_size)
         # Every round comes by here, and through `wait_briefly`: what they would call is written
-        # out. It counts more than it seems to, as with many ranks on a core nothing is in its cache.
+        # out. It counts more than it seems: with many ranks on a core nothing is in its cache.
         log_key, bell_key = self._root + log.encode(), self._root + bell.encode()
         request = b"".join(
             (
