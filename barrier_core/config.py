@@ -35,6 +35,9 @@ class _File(msgspec.Struct):
     barrier: _Section
 
 
+msgspec.json.Decoder(_File)  # looks into the classes now; two threads at once would crash
+
+
 @dataclass
 class BarrierConfig:
     """The name of a backend and its constructor arguments.

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from barrier_core.agreement.log import Break, Log, arrival_record
+from barrier_core.agreement.log import Break, Log, arrival_record, decode_verdict
 from barrier_core.agreement.processes import Beacon
 from barrier_core.agreement.protocol import Keys, RoundKeys, give_up, run
 from barrier_core.agreement.retire import COLLECT_EVERY, retire, retire_older
@@ -345,7 +345,7 @@ class StoreBarrier(Barrier):
             # The first to write it down writes it for all: who is alive and what a rank last did
             # is seen differently from different places.
             standing = self._line.create(self._keys.verdict, msgspec.json.encode(verdict))
-            return msgspec.json.decode(standing, type=Verdict)
+            return decode_verdict(standing)
         except StoreLostError as error:
             return self._lost(tag, error)
 

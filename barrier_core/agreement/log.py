@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from barrier_core.verdict import VerdictKind
+from barrier_core.verdict import Verdict, VerdictKind
 
 
 class Arrival(NamedTuple):
@@ -27,6 +27,12 @@ class Break(msgspec.Struct, frozen=True):
     kind: VerdictKind
     rank: int
     reason: str
+
+
+# Made once, at import: msgspec looks into a class when it is first decoded, and two threads that
+# decode one for the first time at once crash the process (msgspec 0.22; `roster` has more of them).
+decode_break = msgspec.json.Decoder(Break).decode
+decode_verdict = msgspec.json.Decoder(Verdict).decode
 
 
 class Log(NamedTuple):
@@ -60,7 +66,7 @@ def parse(data: bytes) -> Log:
     arrivals: dict[int, Arrival] = {}
     for line in data.splitlines():
         if line.startswith(b"B"):
-            return Log(list(arrivals.values()), msgspec.json.decode(line[1:], type=Break))
+            return Log(list(arrivals.values()), decode_break(line[1:]))
         arrival = _arrival(line)
         arrivals.setdefault(arrival.rank, arrival)
     return Log(list(arrivals.values()), None)

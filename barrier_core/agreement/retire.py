@@ -13,11 +13,9 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
-import msgspec
-
 from barrier_core.agreement.log import all_tags
 from barrier_core.agreement.protocol import Keys
-from barrier_core.agreement.roster import Shape
+from barrier_core.agreement.roster import decode_shape
 from barrier_core.agreement.store import StoreLine
 
 COLLECT_EVERY = 64
@@ -31,7 +29,7 @@ def retire(line: StoreLine, keys: Keys) -> None:
     shape, collected = line.read([keys.shape, keys.collected])
     if shape is None:
         return  # nobody has joined, or it is done already
-    world_size = msgspec.json.decode(shape, type=Shape).world_size
+    world_size = decode_shape(shape).world_size
     first = int(collected or b"0") + 1
     logs: list[bytes | None] = []
     # The watcher, which collects, may have been many batches behind.

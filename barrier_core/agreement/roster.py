@@ -77,6 +77,12 @@ class Pulse(msgspec.Struct, frozen=True):
     """Age of the progress when the heartbeat was sent: hosts' clocks are never compared."""
 
 
+# Made once, at import; see `log.decode_break`.
+decode_shape = msgspec.json.Decoder(Shape).decode
+_decode_member = msgspec.json.Decoder(Member).decode
+_decode_pulse = msgspec.json.Decoder(Pulse).decode
+
+
 def wait_for_host(line: StoreLine, keys: Keys, deadline: float) -> Keys:
     """Return once rank 0 is in the roster, where it hosts the store; for the ranks that it serves.
 
@@ -129,7 +135,7 @@ def join(line: StoreLine, keys: Keys, me: Member, world_size: int) -> None:
             ranks disagree about world size or protocol version. The others are told as well.
     """
     mine = Shape(PROTOCOL_VERSION, world_size)
-    shape = msgspec.json.decode(line.create(keys.shape, msgspec.json.encode(mine)), type=Shape)
+    shape = decode_shape(line.create(keys.shape, msgspec.json.encode(mine)))
     if shape.protocol != mine.protocol:
         conflict = (
             f"it speaks protocol version {mine.protocol}, the ranks before it version "
@@ -142,7 +148,7 @@ def join(line: StoreLine, keys: Keys, me: Member, world_size: int) -> None:
         )
     else:
         standing = line.create(keys.member(me.rank), msgspec.json.encode(me))
-        other = msgspec.json.decode(standing, type=Member)
+        other = _decode_member(standing)
         # The same process tries again after a set-up that failed half-way. (A second barrier of
         # the same process has been refused before it came here.)
         if other.is_same_process(me):
@@ -213,13 +219,13 @@ class Examiner:
         new = [rank for rank in ranks if rank not in self._members]
         for rank, value in zip(new, line.read([self._keys.member(r) for r in new]), strict=True):
             if value is not None:
-                self._members[rank] = msgspec.json.decode(value, type=Member)
+                self._members[rank] = _decode_member(value)
         now = time.monotonic()
         values = line.read([self._keys.pulse(rank) for rank in ranks])
         for rank, value in zip(ranks, values, strict=True):
             if value is None:
                 continue
-            pulse = msgspec.json.decode(value, type=Pulse)
+            pulse = _decode_pulse(value)
             seen = self._pulses.get(rank)
             if seen is None or seen[0].count != pulse.count:
                 self._pulses[rank] = (pulse, now, seen is not None)

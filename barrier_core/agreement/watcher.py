@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from barrier_core.agreement.log import Break, parse
+from barrier_core.agreement.log import Break, decode_break, decode_verdict, parse
 from barrier_core.agreement.processes import Beacon
 from barrier_core.agreement.protocol import Keys, RoundKeys
 from barrier_core.agreement.roster import Examiner, Pulse
@@ -228,9 +228,9 @@ class Watcher:
             [self._keys.verdict, self._keys.alarm, self._keys.passed]
         )
         if verdict is not None:
-            return msgspec.json.decode(verdict, type=Verdict)
+            return decode_verdict(verdict)
         if alarm is not None:
-            return msgspec.json.decode(alarm, type=Break)
+            return decode_break(alarm)
         if passed is not None and round_number is not None and int(passed) >= round_number:
             return Passed()
         return None

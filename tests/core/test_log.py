@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -114,3 +117,47 @@ def test_the_forms_in_which_the_model_keeps_logs_say_the_same(
         assert parse(form).broken_by == parse(log).broken_by
         assert passed(form, world_size) == passed(log, world_size)
     assert all_tags(canonical(log)) == all_tags(log)
+
+
+FIRST_AT_ONCE = """
+import os, sys, threading
+import msgspec
+from barrier_core import RankStatus, Verdict
+from barrier_core.agreement import log, roster
+
+sys.setswitchinterval(1e-6)
+verdict = msgspec.json.encode(Verdict("dead", 1, missing=(RankStatus(1),)))
+member = msgspec.json.encode(roster.Member(0, "gpu-0", 1, 2, "boot", ("10.0.0.1", 1)))
+crashed = 0
+for _ in range(30):
+    child = os.fork()
+    if not child:
+        together = threading.Barrier(8)
+
+        def decode():
+            together.wait()
+            log.decode_verdict(verdict)
+            roster._decode_member(member)
+
+        threads = [threading.Thread(target=decode) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        os._exit(0)
+    crashed += os.waitpid(child, 0)[1] != 0
+print(crashed)
+"""
+
+
+def test_threads_may_be_the_first_to_decode_at_once() -> None:
+    # Of processes whose threads let msgspec look into a class at once, two in five crash.
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_AT_ONCE],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert done.stdout.strip() == "0"
