@@ -328,6 +328,21 @@ def test_a_broken_barrier_raises_its_verdict_again_and_a_retry_never_counts(job:
     assert not log_of(barriers[0], 2)
 
 
+def test_a_wall_clock_that_jumps_moves_no_deadline(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jumps = itertools.cycle([-86_400.0, 0.0, 86_400.0])
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + next(jumps))
+    barrier = job.barrier(0, 2, timeout_secs=SHORT_SECS)
+    started = time.monotonic()
+
+    verdict = arriving(barrier).verdict()
+
+    assert verdict.kind == "timeout"
+    assert SHORT_SECS <= time.monotonic() - started < 10
+
+
 @EITHER_BARRIER
 def test_a_waiting_rank_is_aborted_by_another_of_its_threads(
     job: Job, barrier_class: type[StoreBarrier]
@@ -609,6 +624,20 @@ def test_a_rank_with_another_world_size_is_refused_and_the_others_are_told(job: 
     assert "world size of 3" in verdict.reason
 
 
+def test_a_rank_of_another_protocol_version_is_refused_and_the_others_are_told(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = arriving(job.barrier(0, 2))
+    monkeypatch.setattr("barrier_core.agreement.roster.PROTOCOL_VERSION", 7)
+
+    with pytest.raises(RankConflictError, match=r"version 7, .* version 1; install one version"):
+        job.barrier(1, 2)
+
+    verdict = ranks.verdict()
+    assert (verdict.kind, verdict.rank) == ("conflict", 1)
+    assert "it speaks protocol version 7" in verdict.reason
+
+
 # State.
 
 
@@ -763,6 +792,22 @@ def test_after_the_soft_limit_observers_hear_who_is_missing(job: Job) -> None:
     assert [missing for missing, _, _ in listener.heard.values()] == [[3]] * 3
     assert sorted(spokesman for _, spokesman, _ in listener.heard.values()) == [False, False, True]
     assert all(0.5 <= waited < 5 for _, _, waited in listener.heard.values())
+
+
+def test_observers_hear_of_a_round_that_goes_on_waiting_at_widening_intervals(job: Job) -> None:
+    barrier = job.barrier(0, 2, warn_after_secs=0.2, timeout_secs=2.0)
+    heard: list[float] = []
+
+    class Clock:
+        @hookimpl
+        def barrier_waiting(self, waited_secs: float) -> None:
+            heard.append(waited_secs)
+
+    with observed_by(Clock()):
+        assert arriving(barrier).verdict().kind == "timeout"
+
+    assert 2 <= len(heard) <= 4
+    assert all(waited >= 0.2 * 2**number for number, waited in enumerate(heard))
 
 
 def test_without_a_soft_limit_observers_hear_nothing(job: Job) -> None:
