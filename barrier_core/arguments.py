@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -62,17 +63,23 @@ def _parameters_of(backend: type) -> list[inspect.Parameter]:
     constructor = backend.__init__  # type: ignore[misc]  # the class decides what it accepts
     if constructor is object.__init__:
         return []  # its signature says (*args, **kwargs), and it takes none
+    return list(_parameters_after_self(constructor))
+
+
+@lru_cache(maxsize=128)
+def _parameters_after_self(constructor: Callable[..., None]) -> tuple[inspect.Parameter, ...]:
+    """Read a signature; remembered, as that is most of the work of making a barrier by name."""
     try:
         # Not typing.get_type_hints, which on Python 3.10 wraps the type of an option that is None
         # by default in Optional, description and all.
         signature = inspect.signature(constructor, eval_str=True)
-        return list(signature.parameters.values())[1:]
+        return tuple(signature.parameters.values())[1:]
     except Exception:
         # Annotations that cannot be resolved here (names imported for the type checker only) are
         # no reason to refuse the backend: its options go unchecked, as in torch.
         signature = inspect.signature(constructor)
-        parameters = list(signature.parameters.values())[1:]
-        return [parameter.replace(annotation=parameter.empty) for parameter in parameters]
+        parameters = tuple(signature.parameters.values())[1:]
+        return tuple(parameter.replace(annotation=parameter.empty) for parameter in parameters)
 
 
 def bind_arguments(
