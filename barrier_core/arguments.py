@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -142,6 +141,8 @@ def _is_foreign(annotation: Any) -> bool:
 
 
 def _unknown(barrier_type: str, name: str, value: Any, known: list[str]) -> str:
+    import difflib  # here: importing the core should cost little
+
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known) or 'none'}"
     return f"the {barrier_type} barrier has no argument {name} (given: {value!r}); {hint}"
