@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -17,8 +16,7 @@ from barrier_core.ranks import RankInfo
 _FROM_LAUNCHER = ("global_rank", "global_world_size")
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(msgspec.Struct, frozen=True):
     """One constructor parameter of a backend."""
 
     name: str

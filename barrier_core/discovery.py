@@ -15,10 +15,10 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import importlib_metadata
+import msgspec
 
 from barrier_core.errors import BarrierPluginError
 
@@ -32,8 +32,7 @@ _BLOCK = {group: f"{variable}_BLOCK" for group, variable in _ALLOW.items()}
 logger = logging.getLogger("barrier_core")
 
 
-@dataclass(frozen=True, order=True)
-class FoundPlugin:
+class FoundPlugin(msgspec.Struct, frozen=True, order=True):
     """An entry point: what a distribution says it offers."""
 
     name: str
@@ -58,8 +57,7 @@ class FoundPlugin:
         return _normalized(self.distribution) == _normalized(distribution)
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """Which plugins may be used.
 
     Args:
