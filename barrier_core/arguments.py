@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -17,8 +16,7 @@ from barrier_core.ranks import RankInfo
 _FROM_LAUNCHER = ("global_rank", "global_world_size")
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(msgspec.Struct, frozen=True):
     """One constructor parameter of a backend."""
 
     name: str
@@ -62,17 +60,23 @@ def _parameters_of(backend: type) -> list[inspect.Parameter]:
     constructor = backend.__init__  # type: ignore[misc]  # the class decides what it accepts
     if constructor is object.__init__:
         return []  # its signature says (*args, **kwargs), and it takes none
+    return list(_parameters_after_self(constructor))
+
+
+@lru_cache(maxsize=128)
+def _parameters_after_self(constructor: Callable[..., None]) -> tuple[inspect.Parameter, ...]:
+    """Read a signature; remembered, as that is most of the work of making a barrier by name."""
     try:
         # Not typing.get_type_hints, which on Python 3.10 wraps the type of an option that is None
         # by default in Optional, description and all.
         signature = inspect.signature(constructor, eval_str=True)
-        return list(signature.parameters.values())[1:]
+        return tuple(signature.parameters.values())[1:]
     except Exception:
         # Annotations that cannot be resolved here (names imported for the type checker only) are
         # no reason to refuse the backend: its options go unchecked, as in torch.
         signature = inspect.signature(constructor)
-        parameters = list(signature.parameters.values())[1:]
-        return [parameter.replace(annotation=parameter.empty) for parameter in parameters]
+        parameters = tuple(signature.parameters.values())[1:]
+        return tuple(parameter.replace(annotation=parameter.empty) for parameter in parameters)
 
 
 def bind_arguments(
@@ -135,6 +139,8 @@ def _is_foreign(annotation: Any) -> bool:
 
 
 def _unknown(barrier_type: str, name: str, value: Any, known: list[str]) -> str:
+    import difflib  # here: importing the core should cost little
+
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known) or 'none'}"
     return f"the {barrier_type} barrier has no argument {name} (given: {value!r}); {hint}"

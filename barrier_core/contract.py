@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from types import TracebackType
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
 
 from msgspec import Meta
 
@@ -160,36 +161,40 @@ class Barrier(abc.ABC):
         if tag is not self._checked_tag:
             check_name("tag", tag)
             self._checked_tag = tag
-        self._take_turn()
+        # All that every round goes through is written out rather than called, here and down to the
+        # store: with several ranks on a core, little of it is still in its cache.
+        if not self._turn.acquire(False):
+            self._refuse_second_thread()
         try:
-            self._turn_thread = threading.get_ident()
+            self._turn_thread = get_ident()
+            if self.closed:
+                self._require_open()
             if self.failed is not None:
                 raise failure(self.failed.verdict)
             self.round += 1
-            self._run_round(timeout_secs, tag)
+            observed = plugin_manager.rounds_are_observed
+            started = time.monotonic() if observed else 0.0
+            if observed:
+                notify("barrier_enter", barrier=self, round=self.round, tag=tag)
+            try:
+                self._wait(timeout_secs, tag)
+            except BaseException as error:
+                self._note_failure(error, tag)
+                raise
+            if observed:
+                waited = time.monotonic() - started
+                notify("barrier_exit", barrier=self, round=self.round, tag=tag, waited_secs=waited)
         finally:
             self._turn_thread = None
             self._turn.release()
 
-    def _run_round(self, timeout_secs: float, tag: str) -> None:
-        observed = plugin_manager.rounds_are_observed
-        started = time.monotonic() if observed else 0.0
-        if observed:
-            notify("barrier_enter", barrier=self, round=self.round, tag=tag)
-        try:
-            self._wait(timeout_secs, tag)
-        except BarrierError as error:
-            if isinstance(error, BarrierFailedError):
-                self.failed = error
-            notify("barrier_failed", barrier=self, round=self.round, tag=tag, error=error)
-            raise
-        except BaseException:  # Ctrl-C, say
-            if self.failed is not None:
-                notify("barrier_failed", barrier=self, round=self.round, tag=tag, error=self.failed)
-            raise
-        if observed:
-            waited = time.monotonic() - started
-            notify("barrier_exit", barrier=self, round=self.round, tag=tag, waited_secs=waited)
+    def _note_failure(self, error: BaseException, tag: str) -> None:
+        if isinstance(error, BarrierFailedError):
+            self.failed = error
+        # Ctrl-C, say, may have broken the round, or may not.
+        told = error if isinstance(error, BarrierError) else self.failed
+        if told is not None:
+            notify("barrier_failed", barrier=self, round=self.round, tag=tag, error=told)
 
     @contextmanager
     def phase(self, tag: str, timeout_secs: float | None = None) -> Iterator[None]:
@@ -244,8 +249,11 @@ class Barrier(abc.ABC):
         """
         if self.closed:
             return
-        self._take_turn()
+        if not self._turn.acquire(False):
+            self._refuse_second_thread()
         try:
+            if self.closed:  # by another thread, just now
+                return
             self.closed = True
             self._close()
         finally:
@@ -284,16 +292,12 @@ class Barrier(abc.ABC):
     def _close(self) -> None:  # noqa: B027 - a backend with nothing to release need not write it
         """Release what the backend holds; called once."""
 
-    def _take_turn(self) -> None:
-        if not self._turn.acquire(blocking=False):
-            raise BarrierUsageError(
-                f"two threads of rank {self.rank_info.global_rank} use the same "
-                f"{self.barrier_type} barrier at once ({describe_round(self.round, '')} is under "
-                "way); give each thread a barrier with a prefix of its own"
-            )
-        if self.closed:
-            self._turn.release()
-            self._require_open()
+    def _refuse_second_thread(self) -> NoReturn:
+        raise BarrierUsageError(
+            f"two threads of rank {self.rank_info.global_rank} use the same "
+            f"{self.barrier_type} barrier at once ({describe_round(self.round, '')} is under "
+            "way); give each thread a barrier with a prefix of its own"
+        )
 
     def _require_open(self) -> None:
         if self.closed:

@@ -15,10 +15,10 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import importlib_metadata
+import msgspec
 
 from barrier_core.errors import BarrierPluginError
 
@@ -32,8 +32,7 @@ _BLOCK = {group: f"{variable}_BLOCK" for group, variable in _ALLOW.items()}
 logger = logging.getLogger("barrier_core")
 
 
-@dataclass(frozen=True, order=True)
-class FoundPlugin:
+class FoundPlugin(msgspec.Struct, frozen=True, order=True):
     """An entry point: what a distribution says it offers."""
 
     name: str
@@ -58,8 +57,7 @@ class FoundPlugin:
         return _normalized(self.distribution) == _normalized(distribution)
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """Which plugins may be used.
 
     Args:
@@ -118,7 +116,7 @@ def find_plugins(group: str) -> list[FoundPlugin]:
 def _scan(group: str) -> Iterator[FoundPlugin]:
     seen: set[str] = set()
     for distribution in importlib_metadata.distributions():
-        name = _field(distribution, "Name")
+        name, version = _name_and_version(distribution)
         # The first one on the path is the one that would be imported.
         if name and _normalized(name) in seen:
             continue
@@ -130,17 +128,17 @@ def _scan(group: str) -> Iterator[FoundPlugin]:
         except Exception as error:
             logger.warning("skipping %s, whose entry_points.txt is malformed: %s", name, error)
             continue
-        version = _field(distribution, "Version")
         for found in entry_points:
             yield FoundPlugin(found.name, name, version, found.value, group)
 
 
-def _field(distribution: Any, name: str) -> str:  # its class differs between the library's versions
-    """Return a field of the metadata; empty where it, or all metadata, is missing."""
+def _name_and_version(distribution: Any) -> tuple[str, str]:  # its class differs between versions
+    """Return both from the metadata; empty where one, or all metadata, is missing."""
     try:
-        return str(distribution.metadata[name] or "")
+        metadata = distribution.metadata  # parsed anew each time one asks
+        return str(metadata.get("Name") or ""), str(metadata.get("Version") or "")
     except Exception:
-        return ""
+        return "", ""
 
 
 def _normalized(distribution: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -41,6 +40,12 @@ _LAUNCHERS = (
 )
 
 
+def _this_host() -> str:
+    import socket  # here, as it is a tenth of what importing the core costs
+
+    return socket.gethostname()
+
+
 @dataclass(frozen=True)
 class RankInfo:
     """One process's place in the job.
@@ -58,7 +63,7 @@ class RankInfo:
     """Number of processes on this host, where the launcher says so."""
     generation: str = "0"
     """Changes whenever the launcher restarts the whole job."""
-    host: str = field(default_factory=socket.gethostname)
+    host: str = field(default_factory=_this_host)
     pid: int = field(default_factory=os.getpid)
 
     def __post_init__(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 import threading
@@ -267,6 +266,8 @@ class Registry:
         raise BarrierPluginError(text)
 
     def _unknown(self, name: str) -> str:
+        import difflib  # here: importing the core should cost little
+
         names = self.names()
         text = f"Unknown barrier type: {name!r}. Available types: {names}"
         wanted = name.partition("@")[0]

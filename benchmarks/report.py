@@ -88,6 +88,7 @@ def _row(blocks: Blocks) -> dict[str, Any]:
         "worst": max(blocks.micros),
         "rank_cpu": min(blocks.rank_cpu),
         "server_cpu": min(blocks.server_cpu),
+        "in_turn": blocks.in_turn,
         "blocks": [round(micros, 1) for micros in blocks.micros],
     }
 
@@ -119,7 +120,11 @@ def as_tables(tree: Tree) -> str:
         for mine, other in _COMPARED
         if mine in names and other in names
     }
-    texts.append(_table(rows, "ratio of the bests / median of the blocks'", pairs, _ratios))
+    texts.append(
+        _table(
+            rows, "ratio of the bests / of the blocks, median / of rounds in turn", pairs, _ratios
+        )
+    )
     return "\n\n".join(texts)
 
 
@@ -158,7 +163,9 @@ def _ratios(found: Tree, pair: tuple[str, str]) -> str:
         return "skipped"
     # Each block with the other's of the same turn, which ran next to it.
     by_block = [ours / theirs for ours, theirs in zip(mine["blocks"], other["blocks"], strict=True)]
-    return f"{mine['best'] / other['best']:.2f} / {statistics.median(by_block):.2f}"
+    text = f"{mine['best'] / other['best']:.2f} / {statistics.median(by_block):.2f}"
+    in_turn = mine["in_turn"].get(pair[1])
+    return text if in_turn is None else f"{text} / {in_turn:.2f}"
 
 
 def write_plot(tree: Tree, path: Path) -> str | None:

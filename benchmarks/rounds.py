@@ -14,6 +14,8 @@ from benchmarks.contender import WARM_UP_ROUNDS, Cost
 from benchmarks.contenders import find
 
 _JOIN_SECS = 120.0
+_IN_TURN = ("dist_barrier", "dist_collective")
+"""Compared round by round: gloo's blocks differ tenfold, and the two by a few percent."""
 
 
 @dataclass
@@ -39,6 +41,8 @@ class Blocks:
     """CPU microseconds per barrier of the median rank."""
     server_cpu: list[float] = field(default_factory=list)
     """CPU microseconds per barrier of the server, where it has a process of its own."""
+    in_turn: dict[str, float] = field(default_factory=dict)
+    """By contender: how many times as long a round took, the two taking turns round by round."""
     skipped: str | None = None
 
 
@@ -104,6 +108,12 @@ def _measure_world(
             results[name].micros.append(max(cost.wall for cost in costs) * 1e6)
             results[name].rank_cpu.append(statistics.median(cost.cpu for cost in costs) * 1e6)
             results[name].server_cpu.append(cpu / (rounds[name] + WARM_UP_ROUNDS) * 1e6)
+    if set(_IN_TURN) <= set(names):
+        one, other = _IN_TURN
+        progress(f"{world_size} ranks: {one} and {other} take turns")
+        turns = max(round(4 * plan.block_secs * 1e6 / statistics.median(results[other].micros)), 10)
+        ratios = ranks.run_all(take_turns, one, other, turns, ranks=world)
+        results[one].in_turn[other] = statistics.median(ratios)
     for name in names:
         ranks.run_all(leave, name, ranks=world)
     return results
@@ -136,6 +146,17 @@ def run_block(rank: int, name: str, rounds: int) -> Cost:
     """Run a block; return what a round has cost this rank."""
     cost: Cost = state[name].run(rounds)
     return cost
+
+
+def take_turns(rank: int, one: str, other: str, turns: int) -> float:
+    """Go through rounds of two contenders in turn; return the ratio of their median rounds."""
+    secs: dict[str, list[float]] = {one: [], other: []}
+    for turn in range(turns):
+        for name in (one, other) if turn % 2 else (other, one):
+            started = time.perf_counter()
+            state[name].wait()
+            secs[name].append(time.perf_counter() - started)
+    return statistics.median(secs[one]) / statistics.median(secs[other])
 
 
 def leave(rank: int, name: str) -> None:

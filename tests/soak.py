@@ -15,7 +15,6 @@ import os
 import random
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import threading
@@ -177,22 +176,18 @@ def count_keys(rank: int) -> int:
 class Entered:
     """Which round each rank has entered: memory that all ranks share, beside the store."""
 
-    _SLOT = struct.Struct("=q")
-
     def __init__(self, path: str) -> None:
         with Path(path).open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), 0)
+            # Not by struct, which writes zeros first: a rank may be stopped right after that.
+            self._stamps = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
 
     def enter(self, rank: int, generation: int, number: int) -> None:
         """Note, before arriving, that a rank comes to a round."""
-        self._SLOT.pack_into(self._memory, rank * self._SLOT.size, self._stamp(generation, number))
+        self._stamps[rank] = self._stamp(generation, number)
 
     def check(self, generation: int, number: int) -> None:
         """Check, after passing, that all ranks had come."""
-        stamps = [
-            self._SLOT.unpack_from(self._memory, rank * self._SLOT.size)[0]
-            for rank in range(WORLD_SIZE)
-        ]
+        stamps = self._stamps.tolist()
         assert min(stamps) >= self._stamp(generation, number), f"early release: {stamps}"
 
     @staticmethod

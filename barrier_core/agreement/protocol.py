@@ -27,13 +27,15 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
+import msgspec
+
 from barrier_core.agreement.log import Break, Log, break_record, parse
 from barrier_core.agreement.store import StoreLine
 
 T = TypeVar("T")
 
 
-class RoundKeys(NamedTuple):
+class RoundKeys(msgspec.Struct, frozen=True):
     """The keys of one round, for a rank with one tag."""
 
     log: str

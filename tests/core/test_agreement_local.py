@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from barrier_core import (
     Barrier,
@@ -33,7 +34,7 @@ from barrier_core.agreement.local import _STORE, LocalBarrier, LocalLine
 from barrier_core.agreement.log import parse, passed
 from barrier_core.agreement.protocol import Keys
 from barrier_core.agreement.retire import COLLECT_EVERY
-from barrier_core.agreement.store import Connect, StoreLine
+from barrier_core.agreement.store import BRIEF_SECS, Connect, StoreLine
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.hookspecs import plugin_manager
 
@@ -268,7 +269,12 @@ def test_no_two_rounds_share_a_key(
     def keys(prefix: str, generation: str, number: int, tag: str) -> set[str]:
         found = Keys(prefix, generation)
         whole = {found.verdict, found.alarm, found.passed, found.shape, found.left, found.collected}
-        return {*found.round(number, tag), *whole, found.member(number), found.pulse(number)}
+        return {
+            *astuple(found.round(number, tag)),
+            *whole,
+            found.member(number),
+            found.pulse(number),
+        }
 
     mine, theirs = keys(*one, tag), keys(*other, other_tag)
 
@@ -276,7 +282,7 @@ def test_no_two_rounds_share_a_key(
     if one[:2] != other[:2]:
         assert not mine & theirs
     elif one[2] != other[2]:
-        assert not set(Keys(*one[:2]).round(one[2], tag)) & theirs
+        assert not set(astuple(Keys(*one[:2]).round(one[2], tag))) & theirs
 
 
 def test_a_rank_that_gives_up_too_late_passes_like_the_others(
@@ -311,6 +317,19 @@ def test_a_timeout_is_one_verdict_for_all_the_late_rank_included(
     with pytest.raises(BarrierTimeoutError) as late:
         barriers[2].execute_barrier()
     assert late.value.verdict == verdict
+
+
+def test_a_limit_shorter_than_a_brief_wait_does_not_begin_with_one(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_long(self: StoreLine) -> bool:
+        raise AssertionError("this wait is longer than the limit")
+
+    barrier = job.barriers(2)[0]
+    monkeypatch.setattr(StoreLine, "wait_briefly", too_long)
+
+    with pytest.raises(BarrierTimeoutError):
+        barrier.execute_barrier(timeout_secs=0.9 * BRIEF_SECS)
 
 
 def test_a_broken_barrier_raises_its_verdict_again_and_a_retry_never_counts(job: Job) -> None:

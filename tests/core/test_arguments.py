@@ -232,3 +232,16 @@ def test_a_missing_argument_is_named_with_the_place_to_add_it() -> None:
     assert str(raised.value) == (
         "the sample barrier needs port: add to barrier_args (see `barrier info sample`)"
     )
+
+
+def test_a_constructor_that_is_replaced_has_other_options() -> None:
+    class Changing:
+        def __init__(self, port: int) -> None:
+            pass
+
+    def with_a_host(self: Changing, host: str) -> None:
+        pass
+
+    assert bind_arguments(Changing, {"port": "1"}) == {"port": 1}
+    Changing.__init__ = with_a_host  # type: ignore[method-assign, assignment]
+    assert bind_arguments(Changing, {"host": "here"}) == {"host": "here"}

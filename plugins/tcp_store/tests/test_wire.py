@@ -137,6 +137,50 @@ def test_a_wake_ends_the_next_wait_or_the_one_under_way(connect: Connect) -> Non
     assert not line.withdraw()
 
 
+def test_a_brief_wait_ends_with_the_bell(connect: Connect) -> None:
+    first, second = connect(), connect()
+    first.arrive("log", b"A0\n", "bell", 2)
+    assert not first.wait_briefly()
+    second.arrive("log", b"A1\n", "bell", 2)
+    assert second.wait_briefly()
+    assert first.wait(5)
+    assert not first.withdraw()
+
+
+def test_a_wake_during_a_brief_wait_ends_the_next_one(connect: Connect) -> None:
+    line = connect()
+    line.arrive("log", b"A0\n", "bell", 2)
+    waker = threading.Timer(0.05, line.wake)
+    waker.start()
+    with within(5):
+        assert not line.wait_briefly()
+        assert not line.wait(60)
+    waker.join()
+
+
+def test_signals_do_not_prolong_a_brief_wait(connect: Connect) -> None:
+    line = connect()
+    line.arrive("log", b"A0\n", "bell", 2)
+    struck: list[int] = []
+    former = signal.signal(signal.SIGUSR1, lambda number, frame: struck.append(number))
+    over = threading.Event()
+
+    def strike() -> None:
+        while not over.wait(0.02):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        with within(5):
+            assert not line.wait_briefly()
+        assert struck
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, former)
+
+
 def test_more_wakes_than_a_pipe_holds_do_not_block(connect: Connect) -> None:
     line = connect()
     with within(10):

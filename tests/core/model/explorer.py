@@ -235,7 +235,7 @@ class Explorer:
             for rank in range(self._scenario.world_size)
             for number in range(1, oldest)
         ]
-        return {log for log, _ in keys}, {bell for _, bell in keys}
+        return {each.log for each in keys}, {each.bell for each in keys}
 
     def _state(self, state: _Numbered) -> State:
         return State(

@@ -315,8 +315,8 @@ def _collect(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[
     number += 1
     if me != 0 or number > rounds_passed(rank) - scenario.protocol.kept_rounds:
         return
-    log, bell = scenario.keys(me, number)
-    key = log if which else bell
+    keys = scenario.keys(me, number)
+    key = keys.log if which else keys.bell
     yield Step(
         f"removes {key}, which is finished",
         rank._replace(collected=rank.collected + 1),
