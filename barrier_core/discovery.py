@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import importlib_metadata
@@ -98,14 +98,14 @@ class Selection(msgspec.Struct, frozen=True):
         return None
 
 
-def find_plugins(group: str) -> list[FoundPlugin]:
-    """Return all installed plugins of a group, sorted by name, whether they may be used or not.
+def find_plugins(*groups: str) -> list[FoundPlugin]:
+    """Return all installed plugins of some groups, sorted by name, whether they may be used or not.
 
     Raises:
         BarrierPluginError: The environment cannot be searched at all; the cause is chained.
     """
     try:
-        return sorted(set(_scan(group)))
+        return sorted(set(_scan(groups)))
     except Exception as error:
         raise BarrierPluginError(
             f"the installed distributions cannot be searched for plugins: "
@@ -113,7 +113,7 @@ def find_plugins(group: str) -> list[FoundPlugin]:
         ) from error
 
 
-def _scan(group: str) -> Iterator[FoundPlugin]:
+def _scan(groups: Sequence[str]) -> Iterator[FoundPlugin]:
     seen: set[str] = set()
     for distribution in importlib_metadata.distributions():
         name, version = _name_and_version(distribution)
@@ -124,12 +124,12 @@ def _scan(group: str) -> Iterator[FoundPlugin]:
         name = name or f"(a distribution without a name, in {distribution.locate_file('')})"
         # One distribution with a malformed entry point, of whatever group, must cost only itself.
         try:
-            entry_points = [found for found in distribution.entry_points if found.group == group]
+            entry_points = [found for found in distribution.entry_points if found.group in groups]
         except Exception as error:
             logger.warning("skipping %s, whose entry_points.txt is malformed: %s", name, error)
             continue
         for found in entry_points:
-            yield FoundPlugin(found.name, name, version, found.value, group)
+            yield FoundPlugin(found.name, name, version, found.value, found.group)
 
 
 def _name_and_version(distribution: Any) -> tuple[str, str]:  # its class differs between versions

@@ -145,8 +145,11 @@ class Registry:
 
     def _scan(self, group: str) -> list[FoundPlugin]:
         with self._lock:
-            if group not in self._installed:
-                self._installed[group] = find_plugins(group)
+            if not self._installed:
+                # Both at once: to read the metadata of all distributions is what takes time.
+                found = find_plugins(BACKENDS, OBSERVERS)
+                for each in (BACKENDS, OBSERVERS):
+                    self._installed[each] = [plugin for plugin in found if plugin.group == each]
             return self._installed[group]
 
     def _objection(self, found: FoundPlugin) -> str | None:
