@@ -175,6 +175,23 @@ def test_a_bar_shows_how_far_it_is_on_a_terminal_only(folder: Path) -> None:
     assert shown.stdout == piped.stdout
 
 
+def test_ten_thousand_rounds_of_64_ranks_take_less_than_20_s_and_1_gb(tmp_path: Path) -> None:
+    hosts = [Host(f"gpu-{rank // 8}", ahead_secs=rank // 8) for rank in range(64)]
+    job = SyntheticJob(hosts, late_secs=lambda rank, _: 0.05 * (rank == 37), rounds=10_000)
+    job.write(tmp_path)
+    # Processor time, as the machine may do other things; and without coverage, which takes its own.
+    command = [sys.executable, "-m", "barrier_core", "report", str(tmp_path)]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+
+    assert process.returncode == 0
+    assert used.ru_utime + used.ru_stime < 20
+    assert used.ru_maxrss < 10**6  # KiB
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import pytest
+
 from barrier_core.agreement.retire import COLLECT_EVERY
 from barrier_core.testing.processes import RankProcesses, wait_until
 from plugins.tcp_store.tests.conftest import NewJob, StoreProcess
@@ -33,6 +38,36 @@ def test_the_number_of_keys_does_not_grow_with_the_rounds(
     # The list of generations, and whether the server knows the bell; no more.
     assert store_process.count_keys(own_port) == empty + 2
     line.close()
+
+
+def resident_bytes(rank: int) -> int:
+    """Return how much memory this process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.timeout(300)  # 15 s on two quiet cores
+def test_keys_and_memory_are_flat_over_100_000_rounds(
+    ranks: RankProcesses, store_process: StoreProcess, new_job: NewJob, own_port: int
+) -> None:
+    job, pair = new_job(agent_port=own_port, world_size=2), [0, 1]
+    ranks.run_all(join, job, ranks=pair)
+    limit = store_process.count_keys(own_port) + UNFINISHED_ROUNDS * KEYS_PER_ROUND
+
+    def memory() -> list[int]:
+        server = store_process.processes.run(0, resident_bytes)
+        return [server, *ranks.run_all(resident_bytes, ranks=pair)]
+
+    sizes = []
+    for _ in range(10):
+        ranks.run_all(go_through, job, 10_000, ranks=pair)
+        wait_until(
+            lambda: store_process.count_keys(own_port) <= limit, f"at most {limit} keys are left"
+        )
+        sizes.append(memory())
+
+    growth = [last - first for first, last in zip(sizes[0], sizes[-1], strict=True)]
+    assert max(growth) < 4 * 2**20, sizes
 
 
 def test_the_number_of_keys_does_not_grow_with_the_failures(
