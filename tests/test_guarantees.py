@@ -16,6 +16,7 @@ SHORT = {
     "local": "tests/core/test_agreement_local.py",
     "tcp": "plugins/tcp_store/tests",
     "dist": "plugins/dist_barrier/tests",
+    "kit": "barrier_core/testing/contract",
 }
 NOT_DECLARED = "not declared"
 

@@ -187,6 +187,22 @@ def test_the_module_is_the_same_command_as_the_script(
     assert module.stdout == script.stdout
 
 
+ONE_ROUND = """
+from barrier_core import create_barrier
+with create_barrier("local", global_rank=0, global_world_size=1) as barrier:
+    barrier.execute_barrier()
+"""
+
+
+def test_the_core_alone_writes_traces_and_a_report_on_them(
+    core_alone: VirtualEnvironment, tmp_path: Path
+) -> None:
+    run("env", f"BARRIER_TRACE_DIR={tmp_path}", core_alone.python, "-c", ONE_ROUND, cwd=tmp_path)
+    run(core_alone.path / "bin" / "barrier", "report", tmp_path, cwd=tmp_path)
+
+    assert "</html>" in (tmp_path / "report.html").read_text()
+
+
 @every_plugin
 def test_a_plugins_name_appears_when_it_is_installed_and_goes_when_it_is_uninstalled(
     core_alone: VirtualEnvironment, wheels: dict[str, Wheel], distribution: str, tmp_path: Path

@@ -168,6 +168,8 @@ def test_a_command_works(
     match shlex.split(command, comments=True):
         case ["make", target]:  # run elsewhere: they take minutes, and `make test` runs this
             assert re.search(rf"^{target}: .*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        case ["pip", "install", ".", plugin]:
+            assert (page.parent / plugin / "pyproject.toml").is_file()
         case ["pip", "install", *what]:
             check_installable(what, page.parent)
         case [".venv/bin/pytest" | "pytest", *arguments]:
