@@ -168,8 +168,6 @@ def test_a_command_works(
     match shlex.split(command, comments=True):
         case ["make", target]:  # run elsewhere: they take minutes, and `make test` runs this
             assert re.search(rf"^{target}: .*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        case ["pip", "install", ".", plugin]:
-            assert (page.parent / plugin / "pyproject.toml").is_file()
         case ["pip", "install", *what]:
             check_installable(what, page.parent)
         case [".venv/bin/pytest" | "pytest", *arguments]:
@@ -207,6 +205,9 @@ def run_barrier(arguments: str, environment: dict[str, str]) -> str:
 
 def check_installable(what: Sequence[str], folder: Path) -> None:
     """Check that a distribution of this repository has this name and these extras."""
+    if what[0] == ".":  # from a clone
+        assert all((folder / project / "pyproject.toml").is_file() for project in what)
+        return
     wanted = what[-1]
     name, _, extra = wanted.removesuffix("]").partition("[")
     if what[0] == "-e":
