@@ -16,6 +16,7 @@ from typing import Any
 
 from barrier_core import Barrier, create_barrier, hookimpl, register_barrier
 from barrier_core.hookspecs import plugin_manager
+from barrier_core.observers.trace import TraceObserver
 
 DISTRIBUTIONS = 200
 
@@ -47,6 +48,9 @@ class Overhead:
 
     round_without_observers: tuple[float, float]
     round_with_one: tuple[float, float]
+    """With one observer, which does nothing."""
+    round_with_trace: tuple[float, float]
+    """With the trace observer, which writes a line."""
     creation_by_name: tuple[float, float]
     creation_by_constructor: tuple[float, float]
     import_nothing: tuple[float, float]
@@ -66,7 +70,7 @@ class Overhead:
 
 def measure(blocks: int, calls: int, interpreters: int) -> Overhead:
     """Measure all of it; how often is given."""
-    bare, quiet, watched = _rounds(blocks, calls)
+    bare, quiet, watched, traced = _rounds(blocks, calls)
     by_name, by_constructor = _creation(blocks, max(calls // 10, 10))
     dependencies, unwanted = _imported()
     imports = _imports(interpreters, dependencies)
@@ -75,6 +79,7 @@ def measure(blocks: int, calls: int, interpreters: int) -> Overhead:
     return Overhead(
         round_without_observers=_summary(_difference(quiet, bare)),
         round_with_one=_summary(_difference(watched, bare)),
+        round_with_trace=_summary(_difference(traced, bare)),
         creation_by_name=_summary(by_name),
         creation_by_constructor=_summary(by_constructor),
         import_nothing=_summary(imports[0]),
@@ -105,20 +110,22 @@ def _time(call: Callable[[], object], calls: int) -> float:
     return (time.perf_counter() - started) / calls * 1e6
 
 
-def _rounds(blocks: int, calls: int) -> tuple[list[float], list[float], list[float]]:
-    """Time a bare call of the backend, one through the framework, and one that is observed."""
+def _rounds(blocks: int, calls: int) -> list[list[float]]:
+    """Time a bare call of the backend, and the framework with no, one and the trace observer."""
     barrier = NoopBarrier(0, 1)
-    observer = Observer()
-    bare: list[float] = []
-    quiet: list[float] = []
-    watched: list[float] = []
-    for _ in range(blocks):
-        bare.append(_time(lambda: barrier._wait(1.0, ""), calls))
-        quiet.append(_time(barrier.execute_barrier, calls))
-        plugin_manager.register(observer)
-        watched.append(_time(barrier.execute_barrier, calls))
-        plugin_manager.unregister(observer)
-    return bare, quiet, watched
+    times: list[list[float]] = [[], [], [], []]
+    with tempfile.TemporaryDirectory() as folder:
+        trace = TraceObserver(folder)
+        for _ in range(blocks):
+            times[0].append(_time(lambda: barrier._wait(1.0, ""), calls))
+            for observer, micros in zip((None, Observer(), trace), times[1:], strict=True):
+                if observer is not None:
+                    plugin_manager.register(observer)
+                micros.append(_time(barrier.execute_barrier, calls))
+                if observer is not None:
+                    plugin_manager.unregister(observer)
+        trace.close()
+    return times
 
 
 def _creation(blocks: int, calls: int) -> tuple[list[float], list[float]]:

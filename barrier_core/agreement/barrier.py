@@ -49,6 +49,8 @@ DEFAULT_HEARTBEAT_SECS = 5.0
 DEFAULT_LINGER_SECS = 30.0
 _LOOK_NOW_SECS = 1.0
 """How long, in seconds, a deadline may be overdrawn to see whether progress extends it."""
+_FAILED_LINGER_SECS = 5.0
+"""After a failure: whoever waited has the verdict, and who is late must not hold up the exit."""
 _LINGER_POLL_SECS = 0.05
 _ABORT_POLL_SECS = 0.02
 _ABORT_PATIENCE_SECS = 0.2
@@ -70,7 +72,11 @@ ProgressExtendsDeadline = Annotated[
     bool, Meta(description="count the hard limit from the late ranks' last reported progress")
 ]
 LingerSecs = Annotated[
-    float, Meta(description="how long the rank that hosts the store waits for others in close()")
+    float,
+    Meta(
+        description="how long the rank that hosts the store waits for others in close(), in "
+        "seconds; 5 at most after a failure"
+    ),
 ]
 
 
@@ -472,7 +478,10 @@ class StoreBarrier(Barrier):
         everyone = set(range(self._world_size))
         left = leave(self._line, self._keys, self._rank)
         now = time.monotonic()
-        deadline, next_look = now + self._linger_secs, now
+        patience_secs = self._linger_secs
+        if self.failed is not None:
+            patience_secs = min(patience_secs, _FAILED_LINGER_SECS)
+        deadline, next_look = now + patience_secs, now
         while self._hosts_store and left != everyone and (now := time.monotonic()) < deadline:
             if now >= next_look:
                 next_look = now + LOOK_SECS

@@ -33,7 +33,7 @@ LONGEST_JOB_SECS = 120.0
 UP = re.compile(r"rank (\d+) is up \(pid (\d+)\)")
 RAISED = re.compile(r"rank (\d+) raised (\w+) after ([\d.]+) s: (.*)")
 ERROR = re.compile(r"(\[rank\d+\]: )?[\w.]*(Error|Exception|Interrupt)\b")
-PAGE = "barrier-demo-report.html"
+PAGE = f"barrier-demo-report-{os.getuid()}.html"  # a folder that others may use, too
 READ_BACK = f"read back bit for bit by {RANKS} ranks"
 
 console = Console(highlight=False, soft_wrap=True)

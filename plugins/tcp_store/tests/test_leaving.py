@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from barrier_core import BarrierTimeoutError
 from barrier_core.testing.processes import RankProcesses, wait_until
 from plugins.tcp_store.tests.conftest import Ports
 from plugins.tcp_store.tests.looking import the_verdict, wait_until_arrived, within
@@ -71,6 +72,17 @@ def test_a_host_waits_no_longer_than_it_is_told(ranks: RankProcesses, hosted_job
     started = time.monotonic()
     ranks.run(0, close, job)  # while the others are busy elsewhere
     assert 0.9 < time.monotonic() - started < 5
+
+
+def test_after_a_failure_a_host_waits_for_a_late_rank_for_a_few_seconds_only(
+    ranks: RankProcesses, hosted_job: Job
+) -> None:
+    job = hosted_job.but(timeout_secs=0.5, linger_secs=60)
+    ranks.run_all(join, job)
+    errors = [call.error() for call in ranks.start_all(arrive, job, ranks=[0, 1, 2])]
+    assert {type(error) for error in errors} == {BarrierTimeoutError}
+    with within(20):
+        ranks.run(0, close, job)
 
 
 @pytest.mark.parametrize(("world_size", "aborts"), [(2, False), (4, False), (4, True)])
