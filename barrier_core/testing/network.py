@@ -22,7 +22,9 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
+_CONFIG = Path("/etc/netns")  # see ip-netns(8)
 _SUBNET = "10.77.31"
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TUN_NO_PI = 0x1001
@@ -58,8 +60,17 @@ class Network:
         missing = [name for name in ("ip", "unshare") if shutil.which(name) is None]
         if missing:
             raise FileNotFoundError(f"{' and '.join(missing)} not found")
+        # ip(8) shows this file as /etc/hosts to programs there: hosts know each other by name, and
+        # nobody waits for a name server that cannot be reached.
+        names = "".join(
+            # The second is how an IPv6 socket sees an IPv4 peer.
+            f"{address} {host}\n::ffff:{address} {host}\n"
+            for host, address in self.addresses.items()
+        )
         for number, (host, address) in enumerate(self.addresses.items()):
             space = self._space(host)
+            (_CONFIG / space).mkdir(parents=True)
+            (_CONFIG / space / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
             device = f"bc{os.getpid() % 100000}x{number}"
             end = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
             self._ends[end] = host
@@ -101,6 +112,7 @@ class Network:
         for host in self.addresses:
             with suppress(OSError, subprocess.CalledProcessError):  # never made
                 _ip("netns", "delete", self._space(host))
+            shutil.rmtree(_CONFIG / self._space(host), ignore_errors=True)
 
     def _space(self, host: str) -> str:
         """Return the name of a host's namespace; names are shared by the whole machine."""

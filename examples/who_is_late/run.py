@@ -67,13 +67,7 @@ class Job:
     ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             self._network.command(host, sys.executable, str(JOB), role, self._address, *words),
-            # torch's server would warn that the hosts have no name in the DNS.
-            env={
-                **os.environ,
-                "BARRIER_TRACE_DIR": str(self._traces),
-                "TORCH_CPP_LOG_LEVEL": "ERROR",
-                **environ,
-            },
+            env={**os.environ, "BARRIER_TRACE_DIR": str(self._traces), **environ},
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from barrier_core import BarrierError, BarrierFailedError, create_barrier
@@ -30,6 +31,9 @@ def main() -> None:
                     barrier.report_progress(command["text"])
                 case "abort":
                     barrier.abort(command["reason"])
+                case "fail in phase":
+                    with suppress(OSError), barrier.phase("save"):
+                        raise OSError(command["reason"])
                 case "close":
                     barrier.close()
         except BarrierError as error:
@@ -37,6 +41,8 @@ def main() -> None:
             if isinstance(error, BarrierFailedError):
                 answer["kind"] = error.verdict.kind
                 answer["missing"] = [status.rank for status in error.verdict.missing]
+        except KeyboardInterrupt:
+            answer = {"error": "KeyboardInterrupt"}
         answer["secs"] = time.monotonic() - started
         print(json.dumps(answer), flush=True)
 

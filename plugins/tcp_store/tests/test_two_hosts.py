@@ -60,8 +60,15 @@ class HostRank:
 
     def stop(self) -> None:
         """Freeze the rank: SIGSTOP."""
+        self._signal(signal.SIGSTOP)
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C: SIGINT."""
+        self._signal(signal.SIGINT)
+
+    def _signal(self, number: int) -> None:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        os.kill(int(children.read_text().split()[0]), signal.SIGSTOP)
+        os.kill(int(children.read_text().split()[0]), number)
 
     def end(self) -> None:
         """Kill the rank and wait for its end."""
@@ -89,23 +96,27 @@ def network() -> Iterator[Network]:
 
 
 @pytest.fixture
-def ranks(network: Network) -> Iterator[list[HostRank]]:
+def job(network: Network) -> dict[str, Any]:
+    """What all ranks are told of the barrier."""
+    return {
+        "master_address": network.addresses["left"],
+        "tcpstore_port": next(_ports),
+        "heartbeat_secs": _HEARTBEAT_SECS,
+        "timeout_secs": 20,
+        "linger_secs": 5,
+    }
+
+
+@pytest.fixture
+def ranks(network: Network, job: dict[str, Any]) -> Iterator[list[HostRank]]:
     """Ranks 0 and 1 on the left host, which has the store, and 2 and 3 on the right; joined."""
     with ExitStack() as stack:
         stack.callback(network.mend)
         ranks = [HostRank(network, "left" if rank < 2 else "right", rank, 4) for rank in range(4)]
         for rank in ranks:
             stack.callback(rank.end)
-        port = next(_ports)
         for rank in ranks:
-            rank.tell(
-                "create",
-                master_address=network.addresses["left"],
-                tcpstore_port=port,
-                heartbeat_secs=_HEARTBEAT_SECS,
-                timeout_secs=20,
-                linger_secs=5,
-            )
+            rank.tell("create", **job)
         for rank in ranks:
             assert rank.answer()["error"] is None
         run(ranks, "rounds", count=3)
@@ -168,6 +179,68 @@ def test_a_rank_stopped_on_the_other_host_is_alive_but_silent(ranks: list[HostRa
     assert "alive: no heartbeat for" in answers[0]["message"]
 
 
+def test_an_exception_in_a_phase_on_the_other_host_reaches_everybody(ranks: list[HostRank]) -> None:
+    for rank in ranks[:3]:
+        rank.tell("wait", tag="save")
+    run(ranks[3:], "fail in phase", reason="disk full on /ckpt")
+    answers = [rank.answer() for rank in ranks[:3]]
+    assert {answer["kind"] for answer in answers} == {"abort"}
+    assert all("OSError: disk full on /ckpt" in answer["message"] for answer in answers)
+
+
+def test_ranks_on_two_hosts_that_come_with_different_tags_are_told_so(
+    ranks: list[HostRank],
+) -> None:
+    for number, rank in enumerate(ranks):
+        rank.tell("wait", tag="save" if number < 2 else "load")
+    answers = [rank.answer() for rank in ranks]
+    assert {answer["kind"] for answer in answers} == {"mismatch"}
+    assert all("tags: 'load' on 2-3, 'save' on 0-1" in answer["message"] for answer in answers)
+
+
+def test_ctrl_c_on_the_other_host_ends_its_wait_and_breaks_the_round(ranks: list[HostRank]) -> None:
+    for rank in (ranks[0], ranks[1], ranks[3]):
+        rank.tell("wait")
+    run(ranks[2:3], "rounds", count=0)  # rank 2 is busy elsewhere
+    ranks[3].interrupt()
+    assert ranks[3].answer()["error"] == "KeyboardInterrupt"
+    answers = [rank.answer() for rank in ranks[:2]]
+    assert {answer["kind"] for answer in answers} == {"abort"}
+
+
+@pytest.mark.parametrize(
+    ("world_size", "message"),
+    [(4, "the rank is taken by pid 1 on right"), (5, "it was told a world size of 5")],
+    ids=["rank taken", "another world size"],
+)
+def test_a_process_on_another_host_that_does_not_belong_is_refused_and_all_are_told(
+    network: Network, job: dict[str, Any], ranks: list[HostRank], world_size: int, message: str
+) -> None:
+    stranger = HostRank(network, "left", 3, world_size)
+    try:
+        stranger.tell("create", **job)
+        answer = stranger.answer()
+    finally:
+        stranger.end()
+    assert answer["error"] == "RankConflictError"
+    for rank in ranks[:3]:
+        rank.tell("wait")
+    answers = [rank.answer() for rank in ranks[:3]]
+    assert {answer["kind"] for answer in answers} == {"conflict"}
+    assert message in answers[0]["message"]
+
+
+def test_a_frozen_store_ends_the_waits_of_both_hosts_soon_after_their_time_is_up(
+    ranks: list[HostRank],
+) -> None:
+    for rank in ranks[1:]:
+        rank.tell("wait", timeout_secs=2)
+    ranks[0].stop()
+    answers = [rank.answer() for rank in ranks[1:]]
+    assert {answer["error"] for answer in answers} == {"BarrierConnectionError"}
+    assert max(answer["secs"] for answer in answers) < 15
+
+
 @pytest.mark.parametrize("how", ["link down", "packets dropped"])
 def test_a_partition_is_survived_within_the_deadline(
     network: Network, ranks: list[HostRank], how: str
@@ -201,3 +274,14 @@ def test_latency_and_loss_change_nothing_but_time(network: Network, ranks: list[
     answers = [rank.answer() for rank in ranks[1:]]
     assert {answer["kind"] for answer in answers} == {"abort"}
     assert all("disk full on /ckpt" in answer["message"] for answer in answers)
+
+
+def test_a_death_is_seen_through_latency_and_loss(network: Network, ranks: list[HostRank]) -> None:
+    network.delay_secs["right"] = 0.05
+    network.loss["right"] = 0.01
+    for rank in ranks[:3]:
+        rank.tell("wait")
+    ranks[3].kill()
+    answers = [rank.answer() for rank in ranks[:3]]
+    assert {answer["kind"] for answer in answers} == {"dead"}
+    assert {tuple(answer["missing"]) for answer in answers} == {(3,)}
