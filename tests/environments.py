@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,20 +18,25 @@ _NOT_INHERITED = ("BARRIER_", "COVERAGE_", "PYTEST_", "PYTHONPATH", "PYTHONHOME"
 def run(
     *command: str | Path, cwd: Path = ROOT, timeout: float = 110
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command that knows nothing of this test run; a failure shows what it printed."""
+    """Run a command that knows nothing of this test run; a failure shows what it printed.
+
+    Its temporary files go to a folder of its own. In the one that all share, a run of pytest that
+    ends clears away what older runs left; two that do it at once can make each other fail.
+    """
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)
     }
-    result = subprocess.run(
-        command,
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    with TemporaryDirectory(prefix="barrier-tests-", ignore_cleanup_errors=True) as temporary:
+        result = subprocess.run(
+            command,
+            cwd=cwd,
+            env={**environment, "TMPDIR": temporary},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
     assert result.returncode == 0, (
         f"{' '.join(map(str, command))} exited with {result.returncode}\n"
         f"{result.stdout}{result.stderr}"

@@ -34,7 +34,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     command = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
     running = [
         subprocess.Popen(
-            [*command, f"--junitxml={path}", f"tests/wrong_backends.py::Test{name}"],
+            (
+                *command,
+                f"--junitxml={path}",
+                f"--basetemp={folder / name}",  # not one that all clear at their end
+                f"tests/wrong_backends.py::Test{name}",
+            ),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
