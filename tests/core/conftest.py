@@ -125,14 +125,25 @@ def registry() -> Registry:
 
 @pytest.fixture
 def globally(site: Site) -> Iterator[Site]:
-    """A site in which the global registry looks, the one that `create_barrier` asks."""
-    held = set(the_registry.names())
-    the_registry.refresh()
-    yield site
-    the_registry.refresh()
-    for name, plugin in plugin_manager.list_name_plugin():
-        if isinstance(plugin, type) and name not in held:
+    """A site in which the global registry looks, the one that `create_barrier` asks.
+
+    What other tests have loaded is set aside.
+    """
+
+    def unload() -> dict[str, type]:
+        the_registry.refresh()
+        loaded = {
+            name: each for name, each in plugin_manager.list_name_plugin() if isinstance(each, type)
+        }
+        for name in loaded:
             the_registry.unregister(name)
+        return loaded
+
+    loaded = unload()
+    yield site
+    unload()
+    for name, backend in loaded.items():
+        plugin_manager.register(backend, name)
 
 
 @pytest.fixture(autouse=True)
