@@ -12,9 +12,9 @@ from typing import ClassVar
 import pytest
 
 from barrier_core.agreement import local
+from barrier_core.agreement.keys import Series
 from barrier_core.agreement.local import LocalBarrier, LocalLine
-from barrier_core.agreement.log import Log, arrival_record, parse
-from barrier_core.agreement.protocol import RoundKeys
+from barrier_core.agreement.log import Log, parse
 from barrier_core.errors import BarrierTimeoutError
 from barrier_core.testing import BarrierContract, MakeBarrier, Place
 from barrier_core.verdict import Verdict
@@ -26,9 +26,7 @@ class ReleasesEarly(LocalBarrier):
     def _wait(self, timeout_secs: float, tag: str) -> None:
         if self.rank_info.global_rank != 1:
             return super()._wait(timeout_secs, tag)
-        keys = self._keys.round(self.round, tag)
-        record = arrival_record(1, tag)
-        self._line.arrive(keys.log, record, keys.bell, self.rank_info.global_world_size)
+        self._line.arrive(self._keys.series(1, self.rank_info.global_world_size, tag), self.round)
         self._passed = self.round
         return None
 
@@ -79,7 +77,7 @@ class SplitsTheVerdict(LocalBarrier):
 class LeaksKeys(LocalBarrier):
     """Leaves every round's keys in the store."""
 
-    def _collect(self, keys: RoundKeys) -> None:
+    def _collect(self, series: Series) -> None:
         pass
 
 

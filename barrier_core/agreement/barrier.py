@@ -12,9 +12,10 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from barrier_core.agreement.log import Break, Log, arrival_record, decode_verdict
+from barrier_core.agreement.keys import Keys, Series
+from barrier_core.agreement.log import Break, Log, decode_verdict
 from barrier_core.agreement.processes import Beacon
-from barrier_core.agreement.protocol import Keys, RoundKeys, give_up, run
+from barrier_core.agreement.protocol import give_up, run
 from barrier_core.agreement.retire import COLLECT_EVERY, retire, retire_older
 from barrier_core.agreement.roster import (
     Examiner,
@@ -156,8 +157,8 @@ class StoreBarrier(Barrier):
         """Whether the thread that has the turn will see `_abort_reason` by itself."""
         self._passed = 0
         """Number of the last round that has passed."""
-        self._finished: list[str] = []
-        """Keys of rounds that have passed and are to be removed; kept by rank 0."""
+        self._finished: list[tuple[int, Series]] = []
+        """Rounds that have passed and whose keys are to be removed; kept by rank 0."""
         if generation is None:
             generation = self.generation
         check_name("generation", generation)
@@ -190,6 +191,8 @@ class StoreBarrier(Barrier):
             self._examiner,
             self._beacon,
         )
+        self._series = self._keys.series(global_rank, global_world_size, "")
+        """What the last round's tag needs, most often the next one's, too."""
         self._owner_pid = os.getpid()
 
     def gather(self, value: str, timeout_secs: float | None = None, tag: str = "") -> list[str]:
@@ -242,21 +245,23 @@ class StoreBarrier(Barrier):
         # one could break a later one, and the others would take this one as passed.
         self.round = self._passed + 1
         started = time.monotonic()
-        keys = self._keys.round(self.round, tag)
+        series = self._series
+        if tag != series.tag:
+            series = self._series = self._keys.series(self._rank, self._world_size, tag)
         arrived = False
         self._heeds_abort = True
         try:
             if self._watcher.notice is not None or self._abort_reason is not None:
                 notice = self._watcher.notice or self._own_abort()
                 assert notice is not None  # neither is ever taken back
-                self._settle(keys, tag, notice, arrived)
+                self._settle(series, notice, arrived)
             arrived = True  # before it is true: an interrupted arrival may have reached the store
             line = self._line
-            line.arrive(keys.log, arrival_record(self._rank, tag), keys.bell, self._world_size)
+            line.arrive(series, self.round)
             # Until a round is slow, nobody looks after it, and a failure can cost nothing.
             brief = timeout_secs >= BRIEF_SECS
             if not (line.wait_briefly() if brief else line.wait(timeout_secs)):
-                self._wait_slowly(keys, tag, started, timeout_secs)
+                self._wait_slowly(series, started, timeout_secs)
             self._passed = self.round
         except BarrierFailedError:
             raise
@@ -265,26 +270,26 @@ class StoreBarrier(Barrier):
         except BaseException as interrupt:
             # Ctrl-C, or whatever a signal handler raises: this rank leaves, so the round is broken.
             why = Break("abort", self._rank, describe_exception(interrupt))
-            verdict = self._give_up(self.round, keys, tag, why, arrived)
+            verdict = self._give_up(self.round, series, why, arrived)
             if verdict is None:
                 self._passed = self.round
             else:
                 self.failed = failure(verdict)
             raise
         if self._rank == 0:
-            self._collect(keys)
+            self._collect(series)
         self._heeds_abort = False
         if self._abort_reason is not None and self.failed is None:
             # From this thread (a signal handler), and too late for this round.
             self._break_next(self._abort_reason)
 
-    def _wait_slowly(self, keys: RoundKeys, tag: str, started: float, timeout_secs: float) -> None:
+    def _wait_slowly(self, series: Series, started: float, timeout_secs: float) -> None:
         """Go on waiting, looked after by the watcher. Returns once the round has passed."""
         listened = bool(plugin_manager.hook.barrier_waiting.get_hookimpls())
         slow = SlowRound(
             number=self.round,
-            tag=tag,
-            keys=keys,
+            tag=series.tag,
+            log=series.keys(self.round).log,
             started=started,
             wake=self._line.wake,
             report=self._report,
@@ -302,7 +307,7 @@ class StoreBarrier(Barrier):
                         waited = f"waited for {time.monotonic() - started:.1f} s"
                         finding = Break("timeout", self._rank, waited)
                 if finding is not None:
-                    return self._settle(keys, tag, finding, arrived=True)
+                    return self._settle(series, finding, arrived=True)
                 if self._line.wait(max(deadline - time.monotonic(), 0.0)):
                     return None
         finally:
@@ -325,7 +330,7 @@ class StoreBarrier(Barrier):
         reason = self._abort_reason
         return None if reason is None else Break("abort", self._rank, reason)
 
-    def _settle(self, keys: RoundKeys, tag: str, why: Finding, arrived: bool) -> None:
+    def _settle(self, series: Series, why: Finding, arrived: bool) -> None:
         """End a wait, for a reason. Returns if the round has passed; raises its verdict if not."""
         if isinstance(why, Passed) or (isinstance(why, Verdict) and why.round > self.round):
             # Whoever is in a later round has passed this one, and so has everybody.
@@ -333,27 +338,28 @@ class StoreBarrier(Barrier):
         elif isinstance(why, Verdict):
             raise failure(why)
         else:
-            verdict = self._give_up(self.round, keys, tag, why, arrived)
+            verdict = self._give_up(self.round, series, why, arrived)
             if verdict is not None:
                 raise failure(verdict)
 
     def _give_up(
-        self, round_number: int, keys: RoundKeys, tag: str, why: Break, arrived: bool
+        self, round_number: int, series: Series, why: Break, arrived: bool
     ) -> Verdict | None:
         """Break a round. Returns the verdict that stands for all ranks; None if it had passed."""
         try:
+            keys = series.keys(round_number)
             log = run(give_up(keys, why, self._world_size, arrived), self._line)
             if log is None:
                 # A rank that was late to ring the removed bell still waits for it: tell it.
                 self._line.write(self._keys.passed, b"%d" % round_number)
                 return None
-            verdict = self._compose(log, round_number, tag)
+            verdict = self._compose(log, round_number, series.tag)
             # The first to write it down writes it for all: who is alive and what a rank last did
             # is seen differently from different places.
             standing = self._line.create(self._keys.verdict, msgspec.json.encode(verdict))
             return decode_verdict(standing)
         except StoreLostError as error:
-            return self._lost(tag, error)
+            return self._lost(series.tag, error)
 
     def _compose(self, log: Log, round_number: int, tag: str) -> Verdict:
         assert log.broken_by is not None  # the caller's own record is there, if no other
@@ -393,14 +399,13 @@ class StoreBarrier(Barrier):
             spokesman=slow.arrived[:1] == [self._rank],
         )
 
-    def _collect(self, keys: RoundKeys) -> None:
+    def _collect(self, series: Series) -> None:
         """Have finished rounds removed; runs on rank 0 after each round that has passed."""
-        if len(self._finished) >= 2 * COLLECT_EVERY:
+        if len(self._finished) >= COLLECT_EVERY:
             # Not the round just passed: others may still be asking its log.
-            self._watcher.collect(self.round - 1, self._finished)
+            self._watcher.collect(self._finished)
             self._finished = []
-        # A log goes after its bell: while it stands, `retire` can find what is left.
-        self._finished += (keys.bell, keys.log)
+        self._finished.append((self.round, series))
 
     def _abort(self, reason: str) -> None:
         self._abort_reason = reason
@@ -435,9 +440,9 @@ class StoreBarrier(Barrier):
         """Break the next round, which this rank will then never enter."""
         self._heeds_abort = True  # a signal handler must not use the line meanwhile
         number = self._passed + 1
-        keys = self._keys.round(number, "")
+        series = self._keys.series(self._rank, self._world_size, "")
         why = Break("abort", self._rank, reason)
-        verdict = self._give_up(number, keys, "", why, arrived=False)
+        verdict = self._give_up(number, series, why, arrived=False)
         assert verdict is not None  # a round without this rank cannot pass
         self.failed = failure(verdict)
 

@@ -23,23 +23,13 @@ tests run the same code through every interleaving on a model.
 from __future__ import annotations
 
 from collections.abc import Generator
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote
 
-import msgspec
-
+from barrier_core.agreement.keys import RoundKeys
 from barrier_core.agreement.log import Break, Log, break_record, parse
 from barrier_core.agreement.store import StoreLine
 
 T = TypeVar("T")
-
-
-class RoundKeys(msgspec.Struct, frozen=True):
-    """The keys of one round, for a rank with one tag."""
-
-    log: str
-    bell: str
 
 
 class Withdraw(NamedTuple):
@@ -117,56 +107,3 @@ def give_up(keys: RoundKeys, why: Break, world_size: int, arrived: bool) -> Step
     if len(log.arrivals) == world_size and len(log.tags) == 1:
         return None
     return log
-
-
-@lru_cache(maxsize=256)
-def _quoted(tag: str) -> str:
-    """Quote a tag; remembered, since it costs as much as all else that a round does in Python."""
-    return quote(tag, safe="")
-
-
-class Keys:
-    """Where one generation of one barrier keeps its state.
-
-    A prefix or generation is quoted, so that no two different ones can make the same key:
-    ``ckpt`` round 11 and ``ckpt1`` round 1 are different keys.
-    """
-
-    def __init__(self, prefix: str, generation: str) -> None:
-        self.prefix_name = prefix
-        self.generation_name = quote(generation, safe="")
-        self.generations = f"barrier/{quote(prefix, safe='')}/generations"
-        self.base = f"barrier/{quote(prefix, safe='')}/{self.generation_name}"
-        self.shape = f"{self.base}/shape"
-        self.verdict = f"{self.base}/verdict"
-        self.alarm = f"{self.base}/alarm"
-        self.passed = f"{self.base}/passed"
-        self.left = f"{self.base}/left"
-        self.collected = f"{self.base}/collected"
-
-    @property
-    def number(self) -> int:
-        """Which barrier of this prefix in the job's generation it is, from 0 (see `Seat`)."""
-        return int(self.generation_name.rpartition(".")[2])
-
-    def is_after(self, other: Keys) -> bool:
-        """Whether both are of one generation of the job, and this is the later barrier."""
-        generations = {keys.generation_name.rpartition(".")[0] for keys in (self, other)}
-        return len(generations) == 1 and self.number > other.number
-
-    def round(self, number: int, tag: str) -> RoundKeys:
-        """Return the keys of a round, for a rank with this tag."""
-        log = f"{self.base}/{number}"
-        return RoundKeys(log, f"{log}/{_quoted(tag)}")
-
-    def member(self, rank: int) -> str:
-        """Return the key of a rank's roster entry."""
-        return f"{self.base}/member/{rank}"
-
-    def pulse(self, rank: int) -> str:
-        """Return the key of a rank's heartbeat."""
-        return f"{self.base}/pulse/{rank}"
-
-    def gathered(self, number: int) -> str:
-        """Return the key of what is gathered in a round: rank 0 empties it before it is needed."""
-        return f"{self.base}/gathered/{number % 2}"

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
+from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.log import all_tags
-from barrier_core.agreement.protocol import Keys
 from barrier_core.agreement.roster import decode_shape
 from barrier_core.agreement.store import StoreLine
 

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.log import Break
 from barrier_core.agreement.processes import (
     Answer,
@@ -20,7 +21,6 @@ from barrier_core.agreement.processes import (
     machine_id,
     start_time,
 )
-from barrier_core.agreement.protocol import Keys
 from barrier_core.agreement.store import StoreLine
 from barrier_core.errors import BarrierSetupError, RankConflictError
 from barrier_core.ranks import RankInfo, RankState, RankStatus

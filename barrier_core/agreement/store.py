@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from barrier_core.agreement.keys import Series
 from barrier_core.agreement.log import passed
 
 BRIEF_SECS = 0.25
@@ -60,13 +61,15 @@ class StoreLine(abc.ABC):
         """Return this host's address as other ranks reach it; None where that is not known."""
         return None
 
-    def arrive(self, log: str, record: bytes, bell: str, world_size: int) -> None:
-        """Append ``record`` to ``log``, then count this rank in at ``bell``; do not wait.
+    def arrive(self, series: Series, number: int) -> None:
+        """Append the rank's record to a round's log, then count it in at the bell; do not wait.
 
-        The bell rings when ``world_size`` ranks have been counted in since it was last removed.
+        The bell rings when ``series.world_size`` ranks have been counted in since it was last
+        removed. `Series.keys` tells the keys of both.
         """
-        self._waits_for = (log, world_size)
-        self.append(log, record)
+        log = series.keys(number).log
+        self._waits_for = (log, series.world_size)
+        self.append(log, series.record)
 
     def wait(self, timeout_secs: float) -> bool:
         """Wait for the bell of the last `arrive`: True when it has rung.

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from barrier_core.agreement.keys import Keys, Series
 from barrier_core.agreement.log import Break, decode_break, decode_verdict, parse
 from barrier_core.agreement.processes import Beacon
-from barrier_core.agreement.protocol import Keys, RoundKeys
 from barrier_core.agreement.roster import Examiner, Pulse
 from barrier_core.agreement.store import Connect, StoreLine, StoreLostError
 from barrier_core.ranks import RankStatus, format_ranks
@@ -54,7 +54,8 @@ class SlowRound:
 
     number: int
     tag: str
-    keys: RoundKeys
+    log: str
+    """Key of the round's log."""
     started: float
     """Monotonic time in seconds, of this process."""
     wake: Callable[[], None]
@@ -95,7 +96,7 @@ class Watcher:
         self._examiner = examiner
         self._beacon = beacon
         self._slow: SlowRound | None = None
-        self._outdated: list[tuple[int, list[str]]] = []
+        self._outdated: list[list[tuple[int, Series]]] = []
         self._progress: str | None = None
         self._progress_at = 0.0
         self._progress_is_new = False
@@ -144,9 +145,9 @@ class Watcher:
             self._start()
             self._wakeup.set()
 
-    def collect(self, last_round: int, keys: list[str]) -> None:
-        """Remove the keys of finished rounds, up to and including a round, off the fast path."""
-        self._outdated.append((last_round, keys))
+    def collect(self, rounds: list[tuple[int, Series]]) -> None:
+        """Remove the keys of finished rounds, off the fast path; all before them are gone."""
+        self._outdated.append(rounds)
         self._start()
         self._wakeup.set()
 
@@ -186,9 +187,11 @@ class Watcher:
         if self._line is None:
             self._line = self._connect()
         while self._outdated:
-            last_round, keys = self._outdated[0]
-            self._line.remove(keys)
-            self._line.write(self._keys.collected, b"%d" % last_round)
+            rounds = self._outdated[0]
+            finished = [series.keys(number) for number, series in rounds]
+            # A log goes after its bell: while it stands, `retire` can find what is left.
+            self._line.remove([key for keys in finished for key in (keys.bell, keys.log)])
+            self._line.write(self._keys.collected, b"%d" % rounds[-1][0])
             del self._outdated[0]
         self._beat(self._line)
         slow = self._slow
@@ -259,7 +262,7 @@ class Watcher:
         return max(LOOK_SECS, 2 * random.random() * _OTHERS_LOOK_SECS * self._world_size)
 
     def _look(self, line: StoreLine, slow: SlowRound) -> Finding | None:
-        log = parse(line.read([slow.keys.log])[0] or b"")
+        log = parse(line.read([slow.log])[0] or b"")
         slow.arrived = [arrival.rank for arrival in log.arrivals]
         if log.broken_by is not None:
             return log.broken_by

@@ -30,9 +30,9 @@ from barrier_core import (
     hookimpl,
 )
 from barrier_core.agreement.barrier import StoreBarrier
+from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.local import _STORE, LocalBarrier, LocalLine
 from barrier_core.agreement.log import parse, passed
-from barrier_core.agreement.protocol import Keys
 from barrier_core.agreement.retire import COLLECT_EVERY
 from barrier_core.agreement.store import BRIEF_SECS, Connect, StoreLine
 from barrier_core.agreement.watcher import Watcher
@@ -714,7 +714,7 @@ def test_a_generation_that_was_never_closed_is_removed_by_the_next_but_one(job: 
 
 
 def test_the_keys_of_the_round_just_passed_stay(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("barrier_core.agreement.barrier.COLLECT_EVERY", 0)  # after every round
+    monkeypatch.setattr("barrier_core.agreement.barrier.COLLECT_EVERY", 1)  # after every round
     barriers = job.barriers(2)
 
     for number in range(1, 6):

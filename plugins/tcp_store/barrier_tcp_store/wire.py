@@ -20,10 +20,10 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 
+from barrier_core.agreement.keys import ROUND_DIGITS, Series
 from barrier_core.agreement.store import BRIEF_SECS, StoreLine, StoreLostError
 
 ANSWER_SECS = 6.0
@@ -53,16 +53,11 @@ _CLOSED = "it closed the connection"
 
 _LENGTH = struct.Struct("=Q")
 _pack = _LENGTH.pack
+_ROUND = b"%%0%dd" % ROUND_DIGITS
 
 
 def _text(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
-
-
-@lru_cache(maxsize=256)
-def _arrival(log_size: int, record_size: int, bell_size: int) -> Callable[..., bytes]:
-    """Return what packs the two requests of an arrival."""
-    return struct.Struct(f"=cQ{log_size}sQ{record_size}scQ{bell_size}sQ").pack
 
 
 class _HungUpError(StoreLostError):
@@ -90,6 +85,10 @@ class TCPStoreLine(StoreLine):
         self._root = f"/{namespace}".encode()
         self._counted_in = False
         """Whether a BARRIER has been sent whose answer has not been read."""
+        self._series: Series | None = None
+        """The last series of rounds, most often the next round's, too."""
+        self._around_number: list[bytes] = []
+        """The request of its arrivals; between the parts comes the round's number."""
         self._socket = _connect(host, port, patience_secs)
         # For the `recv` of `wait_briefly`. Requests go out by `os.write`, which would otherwise
         # ask first, each time, whether there is room for them.
@@ -146,19 +145,29 @@ class TCPStoreLine(StoreLine):
                 self._await(_LENGTH.size * len(paths))
             self._receive(_LENGTH.size * len(paths))
 
-    def arrive(self, log: str, record: bytes, bell: str, world_size: int) -> None:
+    def arrive(self, series: Series, number: int) -> None:
         """See `StoreLine`; both requests in one packet."""
         if not self.can_ring:
-            return super().arrive(log, record, bell, world_size)
-        # Every round comes by here, and through `wait_briefly`: much is written out.
-        log_key, bell_key = self._root + log.encode(), self._root + bell.encode()
-        sizes = len(log_key), len(record), len(bell_key)
-        request = _arrival(*sizes)(
-            _APPEND, sizes[0], log_key, sizes[1], record, _BARRIER, sizes[2], bell_key, world_size
-        )
+            return super().arrive(series, number)
+        # Every round comes by here, and through `wait_briefly`: only the number is put in.
+        if series is not self._series:
+            self._around_number = self._arrivals(series)
+            self._series = series
+        request = (_ROUND % number).join(self._around_number)
         # Before the request is out: if a signal handler raises in between, `withdraw` must ask.
         self._counted_in = True
         return self._send(request)
+
+    def _arrivals(self, series: Series) -> list[bytes]:
+        """Return the two requests of an arrival in the parts around the round's number."""
+        keys = series.keys(0)  # as long as those of any round
+        before, after = self._root + series.before.encode(), series.after.encode()
+        log_size, bell_size = (len(self._root + key.encode()) for key in (keys.log, keys.bell))
+        return [
+            _APPEND + _pack(log_size) + before,
+            _text(series.record) + _BARRIER + _pack(bell_size) + before,
+            after + _pack(series.world_size),
+        ]
 
     def wait_briefly(self) -> bool:
         """See `StoreLine`; one call, which only the bell, the time or an exception ends.

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
+from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.log import parse
-from barrier_core.agreement.protocol import Keys
 from barrier_core.errors import BarrierFailedError
 from barrier_core.testing.processes import RankCall, wait_until
 from barrier_core.verdict import Verdict

@@ -15,13 +15,21 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pytest
+from msgspec.structs import astuple
 
+from barrier_core.agreement.keys import Keys, Series
 from barrier_core.agreement.store import StoreLostError
 from barrier_core.testing.processes import RankProcesses, wait_until
 from barrier_tcp_store.wire import TCPStoreLine
 from plugins.tcp_store.tests.looking import within
 
 Connect = Callable[[], TCPStoreLine]
+LOG, BELL = astuple(Keys("ckpt", "0").round(1, ""))
+
+
+def of_rank(number: int, tag: str = "") -> Series:
+    """What one of two ranks arrives with."""
+    return Keys("ckpt", "0").series(number, 2, tag)
 
 
 @pytest.fixture(params=["libuv", "older"])
@@ -93,33 +101,55 @@ def test_a_namespace_keeps_keys_apart(port: int) -> None:
 
 def has_arrivals(line: TCPStoreLine) -> bool:
     """Whether the log has both arrivals; in any order, as each went its own way to the server."""
-    return line.read(["log"]) in ([b"A0\nA1\n"], [b"A1\nA0\n"])
+    return line.read([LOG]) in ([b"A0\nA1\n"], [b"A1\nA0\n"])
 
 
 def test_the_bell_rings_when_all_have_been_counted_in(connect: Connect) -> None:
     first, second = connect(), connect()
-    first.arrive("log", b"A0\n", "bell", 2)
+    first.arrive(of_rank(0), 1)
     assert not first.wait(0.01)
-    second.arrive("log", b"A1\n", "bell", 2)
+    second.arrive(of_rank(1), 1)
     assert first.wait(5)
     assert second.wait(5)
     assert has_arrivals(first)
 
 
+def test_every_round_has_a_log_and_a_bell_of_its_own_for_each_tag(connect: Connect) -> None:
+    first, second, watcher = connect(), connect(), connect()
+    for number, tag in ((9, "a"), (10, "a"), (10**11, "b/c"), (11, "")):
+        keys = Keys("ckpt", "0").round(number, tag)
+        first.arrive(of_rank(0, tag), number)
+        assert not first.wait(0.01)
+        second.arrive(of_rank(1, "another"), number)
+        assert not second.wait(0.01)  # it has rung another bell
+        assert not second.withdraw()
+        first.remove([keys.bell])
+        assert not first.withdraw()
+        first.arrive(of_rank(0, tag), number)
+        second.arrive(of_rank(1, tag), number)
+        assert first.wait(5)
+        assert second.wait(5)
+        records = (watcher.read([keys.log])[0] or b"").splitlines()
+        assert len(records) == 4
+        assert of_rank(1, tag).record.rstrip() in records
+        watcher.remove([keys.log, keys.bell])
+        assert watcher.read([keys.log]) == [None]
+
+
 def test_a_bell_that_was_removed_has_to_be_rung_by_all_again(connect: Connect) -> None:
     first, second = connect(), connect()
-    first.arrive("log", b"A0\n", "bell", 2)
+    first.arrive(of_rank(0), 1)
     assert not first.withdraw()
-    first.remove(["bell"])
-    second.arrive("log", b"A1\n", "bell", 2)
+    first.remove([BELL])
+    second.arrive(of_rank(1), 1)
     assert not second.wait(0.05)
     assert not second.withdraw()
 
 
 def test_withdrawing_tells_whether_the_bell_has_rung(connect: Connect) -> None:
     first, second = connect(), connect()
-    first.arrive("log", b"A0\n", "bell", 2)
-    second.arrive("log", b"A1\n", "bell", 2)
+    first.arrive(of_rank(0), 1)
+    second.arrive(of_rank(1), 1)
     assert second.wait(5)
     assert first.withdraw()  # it had not looked
     assert not first.withdraw()  # and there is nothing to withdraw from any more
@@ -128,7 +158,7 @@ def test_withdrawing_tells_whether_the_bell_has_rung(connect: Connect) -> None:
 
 def test_a_wake_ends_the_next_wait_or_the_one_under_way(connect: Connect) -> None:
     line = connect()
-    line.arrive("log", b"A0\n", "bell", 2)
+    line.arrive(of_rank(0), 1)
     line.wake()
     with within(5):
         assert not line.wait(60)
@@ -144,9 +174,9 @@ def test_a_wake_ends_the_next_wait_or_the_one_under_way(connect: Connect) -> Non
 
 def test_a_brief_wait_ends_with_the_bell(connect: Connect) -> None:
     first, second = connect(), connect()
-    first.arrive("log", b"A0\n", "bell", 2)
+    first.arrive(of_rank(0), 1)
     assert not first.wait_briefly()
-    second.arrive("log", b"A1\n", "bell", 2)
+    second.arrive(of_rank(1), 1)
     assert second.wait_briefly()
     assert first.wait(5)
     assert not first.withdraw()
@@ -154,7 +184,7 @@ def test_a_brief_wait_ends_with_the_bell(connect: Connect) -> None:
 
 def test_a_wake_during_a_brief_wait_ends_the_next_one(connect: Connect) -> None:
     line = connect()
-    line.arrive("log", b"A0\n", "bell", 2)
+    line.arrive(of_rank(0), 1)
     waker = threading.Timer(0.05, line.wake)
     waker.start()
     with within(5):
@@ -165,7 +195,7 @@ def test_a_wake_during_a_brief_wait_ends_the_next_one(connect: Connect) -> None:
 
 def test_signals_do_not_prolong_a_brief_wait(connect: Connect) -> None:
     line = connect()
-    line.arrive("log", b"A0\n", "bell", 2)
+    line.arrive(of_rank(0), 1)
     struck: list[int] = []
     former = signal.signal(signal.SIGUSR1, lambda number, frame: struck.append(number))
     over = threading.Event()
@@ -214,7 +244,7 @@ def interrupted_by_signals() -> Iterator[None]:
 
 def test_a_signal_ends_a_wait_and_leaves_the_line_in_step(connect: Connect) -> None:
     line, other = connect(), connect()
-    line.arrive("log", b"A0\n", "bell", 2)
+    line.arrive(of_rank(0), 1)
     timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
     with interrupted_by_signals(), within(5):
         timer.start()
@@ -222,9 +252,9 @@ def test_a_signal_ends_a_wait_and_leaves_the_line_in_step(connect: Connect) -> N
             line.wait(60)
         timer.join()
     assert not line.withdraw()
-    assert line.read(["log", "missing"]) == [b"A0\n", None]
+    assert line.read([LOG, "missing"]) == [b"A0\n", None]
     # It was counted in: with one more, the bell has been rung by two.
-    other.arrive("log", b"A1\n", "bell", 2)
+    other.arrive(of_rank(1), 1)
     assert other.wait(5)
 
 
@@ -243,11 +273,11 @@ def test_an_arrival_that_is_interrupted_is_withdrawn_correctly(
     with monkeypatch.context() as patch:
         patch.setattr(TCPStoreLine, "_send", send_and_be_interrupted)
         with pytest.raises(InterruptError):
-            line.arrive("log", b"A0\n", "bell", 2)
+            line.arrive(of_rank(0), 1)
     assert not line.withdraw()
-    assert line.read(["log"]) == [b"A0\n" if moment == "when it is out" else None]
-    line.remove(["bell"])
-    other.arrive("log", b"A1\n", "bell", 2)
+    assert line.read([LOG]) == [b"A0\n" if moment == "when it is out" else None]
+    line.remove([BELL])
+    other.arrive(of_rank(1), 1)
     assert not other.wait(0.05)
     assert not other.withdraw()
 
@@ -258,7 +288,7 @@ OPERATIONS: dict[str, Callable[[TCPStoreLine], Any]] = {
     "create": lambda line: line.create("key", b"value"),
     "write": lambda line: line.write("key", b"value"),
     "remove": lambda line: line.remove(["key"]),
-    "arrive": lambda line: line.arrive("log", b"A0\n", "bell", 2),
+    "arrive": lambda line: line.arrive(of_rank(0), 1),
 }
 
 
@@ -345,7 +375,7 @@ def test_an_answer_in_pieces_is_put_together() -> None:
 def test_a_server_that_hangs_up_is_lost_at_once_while_waiting() -> None:
     with silent_server() as (port, say):
         line = TCPStoreLine("127.0.0.1", port)
-        line.arrive("log", b"A0\n", "bell", 2)
+        line.arrive(of_rank(0), 1)
         say(b"")
     with within(5), pytest.raises(StoreLostError, match=r"closed the connection|reset"):
         line.wait(60)
@@ -388,7 +418,7 @@ def test_the_first_wait_costs_no_processor_time(ranks: RankProcesses, libuv_port
 def wait_and_measure(rank: int, port: int) -> float:
     """Wait half a second; return the processor time that took, in seconds."""
     with closing(TCPStoreLine("127.0.0.1", port, namespace="idle/")) as line:
-        line.arrive("log", b"A0\n", "bell", 2)
+        line.arrive(of_rank(0), 1)
         before = time.process_time()
         line.wait(0.5)
         return time.process_time() - before

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from barrier_core.agreement.keys import RoundKeys
 from barrier_core.agreement.log import Break, Log, break_record, parse
 from barrier_core.agreement.protocol import (
     Append,
     Read,
     Remove,
-    RoundKeys,
     Steps,
     Withdraw,
     give_up,

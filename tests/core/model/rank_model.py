@@ -16,13 +16,12 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from barrier_core.agreement.keys import Keys, RoundKeys
 from barrier_core.agreement.log import Break, Log, arrival_record, parse
 from barrier_core.agreement.protocol import (
     Append,
-    Keys,
     Read,
     Remove,
-    RoundKeys,
     Steps,
     Withdraw,
     give_up,

@@ -1,0 +1,96 @@
+"""Where a barrier keeps its state in the store, and what a round's keys have in common."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import msgspec
+
+from barrier_core.agreement.log import arrival_record
+
+ROUND_DIGITS = 12
+"""Digits of a round's number in its keys, which are thus of one length.
+
+Enough for 3,000 years at ten rounds a second.
+"""
+
+
+class RoundKeys(msgspec.Struct, frozen=True):
+    """The keys of one round, for a rank with one tag."""
+
+    log: str
+    bell: str
+
+
+class Series(msgspec.Struct, frozen=True):
+    """The rounds that a rank comes to with one tag: what it sends differs only in their number."""
+
+    tag: str
+    before: str
+    """What a round's keys begin with, up to its number."""
+    after: str
+    """What follows the number in the key of its bell."""
+    record: bytes
+    """What the rank appends to a round's log."""
+    world_size: int
+
+    def keys(self, number: int) -> RoundKeys:
+        """Return the keys of a round."""
+        log = f"{self.before}{number:0{ROUND_DIGITS}d}"
+        return RoundKeys(log, log + self.after)
+
+
+class Keys:
+    """Where one generation of one barrier keeps its state.
+
+    A prefix or generation is quoted, so that no two different ones can make the same key:
+    ``ckpt`` round 11 and ``ckpt1`` round 1 are different keys.
+    """
+
+    def __init__(self, prefix: str, generation: str) -> None:
+        self.prefix_name = prefix
+        self.generation_name = quote(generation, safe="")
+        self.generations = f"barrier/{quote(prefix, safe='')}/generations"
+        self.base = f"barrier/{quote(prefix, safe='')}/{self.generation_name}"
+        self.shape = f"{self.base}/shape"
+        self.verdict = f"{self.base}/verdict"
+        self.alarm = f"{self.base}/alarm"
+        self.passed = f"{self.base}/passed"
+        self.left = f"{self.base}/left"
+        self.collected = f"{self.base}/collected"
+
+    @property
+    def number(self) -> int:
+        """Which barrier of this prefix in the job's generation it is, from 0 (see `Seat`)."""
+        return int(self.generation_name.rpartition(".")[2])
+
+    def is_after(self, other: Keys) -> bool:
+        """Whether both are of one generation of the job, and this is the later barrier."""
+        generations = {keys.generation_name.rpartition(".")[0] for keys in (self, other)}
+        return len(generations) == 1 and self.number > other.number
+
+    def series(self, rank: int, world_size: int, tag: str) -> Series:
+        """Return what a rank needs for its rounds with one tag."""
+        return Series(
+            tag=tag,
+            before=f"{self.base}/",
+            after=f"/{quote(tag, safe='')}",
+            record=arrival_record(rank, tag),
+            world_size=world_size,
+        )
+
+    def round(self, number: int, tag: str) -> RoundKeys:
+        """Return the keys of a round, for a rank with this tag."""
+        return self.series(0, 1, tag).keys(number)
+
+    def member(self, rank: int) -> str:
+        """Return the key of a rank's roster entry."""
+        return f"{self.base}/member/{rank}"
+
+    def pulse(self, rank: int) -> str:
+        """Return the key of a rank's heartbeat."""
+        return f"{self.base}/pulse/{rank}"
+
+    def gathered(self, number: int) -> str:
+        """Return the key of what is gathered in a round: rank 0 empties it before it is needed."""
+        return f"{self.base}/gathered/{number % 2}"
