@@ -160,12 +160,11 @@ class TCPStoreLine(StoreLine):
 
     def _arrivals(self, series: Series) -> list[bytes]:
         """Return the two requests of an arrival in the parts around the round's number."""
-        keys = series.keys(0)  # as long as those of any round
         before, after = self._root + series.before.encode(), series.after.encode()
-        log_size, bell_size = (len(self._root + key.encode()) for key in (keys.log, keys.bell))
+        log_size = len(before) + ROUND_DIGITS
         return [
             _APPEND + _pack(log_size) + before,
-            _text(series.record) + _BARRIER + _pack(bell_size) + before,
+            _text(series.record) + _BARRIER + _pack(log_size + len(after)) + before,
             after + _pack(series.world_size),
         ]
 
