@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import growth, overhead, report, rounds
+from benchmarks.awake import cores_awake
 from benchmarks.contenders import NAMES
 
 _HERE = Path(__file__).parent
@@ -22,10 +23,15 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="only check that everything works")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="CONTENDER")
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8, 16])
-    parser.add_argument("--blocks", type=int, default=20, help="blocks of rounds per contender")
+    parser.add_argument("--blocks", type=int, default=30, help="blocks of rounds per contender")
     parser.add_argument("--block-secs", type=float, default=0.15)
     parser.add_argument(
         "--rounds-only", action="store_true", help="leave out overhead and large worlds"
+    )
+    parser.add_argument(
+        "--let-cores-sleep",
+        action="store_true",
+        help="do not keep idle cores awake, where that is permitted at all",
     )
     parser.add_argument("--json", type=Path, default=_HERE / "results.json")
     parser.add_argument("--plot", type=Path, default=_HERE / "results.png")
@@ -51,19 +57,23 @@ def _measure(options: argparse.Namespace) -> report.Tree:
         plan = rounds.Plan(options.only, [2], blocks=2, block_secs=0.01, shared_server=True)
     else:
         plan = rounds.Plan(options.only, options.ranks, options.blocks, options.block_secs)
-    with show_progress() as progress:
+    with show_progress() as progress, cores_awake(not options.let_cores_sleep) as awake:
+        if not awake:
+            progress("idle cores may go to sleep: wake-ups may take many times as long")
         found = rounds.measure(plan, progress)
         extra = grown = None
         if options.smoke:
             progress("overhead of the framework")
             extra = overhead.measure(blocks=2, calls=100, interpreters=1)
-            grown = growth.measure([2, 4], barriers=8, storm=None, progress=progress)
+            grown = growth.measure([2, 4], barriers=8, storm=None, abort=None, progress=progress)
         elif not options.rounds_only:
             progress("overhead of the framework")
             extra = overhead.measure(blocks=15, calls=20_000, interpreters=15)
             sizes = [16, 32, 64, 128, 256, 512]
-            grown = growth.measure(sizes, barriers=16_384, storm=(512, 10.0), progress=progress)
-    return report.as_tree(found, extra, grown)
+            grown = growth.measure(
+                sizes, barriers=16_384, storm=(512, 10.0), abort=999, progress=progress
+            )
+    return report.as_tree(found, extra, grown, cores_awake=awake)
 
 
 @contextmanager

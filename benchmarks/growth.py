@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from barrier_core import BarrierFailedError
 from barrier_core.testing.processes import RankProcesses, state
@@ -14,7 +15,10 @@ from benchmarks.contender import HOST, connect_tcp_store, serve_tcp_store
 STORE = "growth"
 COLLECT_EVERY = 32  # rounds, as on rank 0 of a real barrier
 PROCESSES = 8
+ABORTER = PROCESSES
+"""One more process, for the rank that the others wait for."""
 _PATIENCE_SECS = 300.0
+_ARRIVE_SECS = 5.0
 
 
 @dataclass
@@ -47,27 +51,52 @@ class Storm:
 
 
 @dataclass
+class Abort:
+    """How fast an abort reached all ranks."""
+
+    ranks: int
+    """That were waiting."""
+    last_verdict_secs: float
+    """How long after the call of ``abort`` the last rank had the verdict."""
+    verdicts: int
+    """How many different ones; 1 is what a barrier promises."""
+    ranks_with_verdict: int
+
+
+@dataclass
 class Growth:
-    """Both."""
+    """All of it."""
 
     loads: list[Load]
     slope: float
     """Change of the CPU time per rank for every doubling of the ranks, in microseconds."""
     storm: Storm | None
+    abort: Abort | None
+
+
+class Outcome(NamedTuple):
+    """What a rank has waited for."""
+
+    waited_secs: float
+    at: float
+    """When it ended, in monotonic seconds, which all processes of a host share."""
+    verdict: str | None
 
 
 def measure(
     sizes: Sequence[int],
     barriers: int,
     storm: tuple[int, float] | None,
+    abort: int | None,
     progress: Callable[[str], None],
 ) -> Growth:
-    """Measure rounds of each size (arrivals per block are given), then a storm of time-outs.
+    """Measure rounds of each size (arrivals per block are given), a storm of time-outs, an abort.
 
     Args:
         sizes: Numbers of ranks.
         barriers: Arrivals, over all ranks, in one block.
         storm: Number of ranks and their timeout in seconds; None: none.
+        abort: Number of ranks that an abort reaches; None: none.
         progress: Called with what is measured next.
     """
     with RankProcesses(1, timeout_secs=_PATIENCE_SECS) as server:
@@ -76,12 +105,16 @@ def measure(
             for size in sizes:
                 progress(f"growth: {size} ranks")
                 loads.append(_measure_load(server, client, size, max(barriers // size, 2)))
-        outcome = None
+        storm_outcome = abort_outcome = None
         if storm is not None:
             progress(f"growth: {storm[0]} ranks time out together")
             with RankProcesses(PROCESSES, timeout_secs=_PATIENCE_SECS) as clients:
-                outcome = _measure_storm(server, clients, *storm)
-    return Growth(loads, _slope(loads), outcome)
+                storm_outcome = _measure_storm(server, clients, *storm)
+        if abort is not None:
+            progress(f"growth: an abort reaches {abort} ranks")
+            with RankProcesses(PROCESSES + 1, timeout_secs=_PATIENCE_SECS) as clients:
+                abort_outcome = _measure_abort(server, clients, abort)
+    return Growth(loads, _slope(loads), storm_outcome, abort_outcome)
 
 
 def _measure_load(server: RankProcesses, client: RankProcesses, size: int, rounds: int) -> Load:
@@ -114,7 +147,7 @@ def _measure_storm(
     port = server.run(0, serve)
     clients.run_all(open_barriers, port, ranks, timeout_secs)
     before = server.run(0, cpu_secs)
-    calls = clients.start_all(run_out_of_time)
+    calls = clients.start_all(wait_for_verdicts)
     time.sleep(timeout_secs - 0.5)
     at_deadline = server.run(0, cpu_secs)
     outcomes = [outcome for call in calls for outcome in call.result()]
@@ -125,10 +158,27 @@ def _measure_storm(
         timeout_secs,
         at_deadline - before,
         after - at_deadline,
-        max(waited for waited, _ in outcomes) - timeout_secs,
-        len({verdict for _, verdict in outcomes}),
-        sum(verdict is not None for _, verdict in outcomes),
+        max(outcome.waited_secs for outcome in outcomes) - timeout_secs,
+        *_count(outcomes),
     )
+
+
+def _measure_abort(server: RankProcesses, clients: RankProcesses, ranks: int) -> Abort:
+    port = server.run(0, serve)
+    clients.run_all(open_barriers, port, ranks, _PATIENCE_SECS)
+    calls = clients.start_all(wait_for_verdicts, ranks=range(PROCESSES))
+    time.sleep(_ARRIVE_SECS)
+    aborted_at = clients.run(ABORTER, abort)
+    outcomes = [outcome for call in calls for outcome in call.result()]
+    clients.run_all(close_barriers)
+    last = max(outcome.at for outcome in outcomes)
+    return Abort(len(outcomes), last - aborted_at, *_count(outcomes))
+
+
+def _count(outcomes: list[Outcome]) -> tuple[int, int]:
+    """Return how many different verdicts there are, and how many ranks have one."""
+    verdicts = [outcome.verdict for outcome in outcomes]
+    return len(set(verdicts)), sum(verdict is not None for verdict in verdicts)
 
 
 # What runs in the server's process.
@@ -185,7 +235,7 @@ def close_lines(rank: int) -> None:
 
 
 def open_barriers(process: int, port: int, ranks: int, timeout_secs: float) -> None:
-    """Make this process's share of the ranks; one more, which nobody makes, will be missing."""
+    """Make this process's share of the ranks; one more will be missing, or aborts."""
     from barrier_core import create_barrier
 
     store = connect_tcp_store(port)
@@ -199,13 +249,13 @@ def open_barriers(process: int, port: int, ranks: int, timeout_secs: float) -> N
             store=store,
             timeout_secs=timeout_secs,
         )
-        for rank in range(process, ranks, PROCESSES)
+        for rank in ([ranks] if process == ABORTER else range(process, ranks, PROCESSES))
     ]
 
 
-def run_out_of_time(process: int) -> list[tuple[float, str | None]]:
-    """Wait with all of this process's ranks; return how long each did, and its verdict."""
-    outcomes: list[tuple[float, str | None]] = []
+def wait_for_verdicts(process: int) -> list[Outcome]:
+    """Wait with all of this process's ranks, which they do in vain."""
+    outcomes: list[Outcome] = []
 
     def wait(barrier: object) -> None:
         started = time.monotonic()
@@ -214,7 +264,8 @@ def run_out_of_time(process: int) -> list[tuple[float, str | None]]:
             barrier.execute_barrier()  # type: ignore[attr-defined]
         except BarrierFailedError as error:
             verdict = str(error.verdict)
-        outcomes.append((time.monotonic() - started, verdict))
+        at = time.monotonic()
+        outcomes.append(Outcome(at - started, at, verdict))
 
     threads = [threading.Thread(target=wait, args=(barrier,)) for barrier in state["barriers"]]
     for thread in threads:
@@ -222,6 +273,14 @@ def run_out_of_time(process: int) -> list[tuple[float, str | None]]:
     for thread in threads:
         thread.join()
     return outcomes
+
+
+def abort(process: int) -> float:
+    """Abort the round that all others wait in; return when that was, in monotonic seconds."""
+    (barrier,) = state["barriers"]
+    at = time.monotonic()
+    barrier.abort("as if the disk were full")
+    return at
 
 
 def close_barriers(process: int) -> None:

@@ -41,10 +41,12 @@ _COMPARED = (
 )
 
 
-def as_tree(results: Results, overhead: Overhead | None, growth: Growth | None) -> Tree:
+def as_tree(
+    results: Results, overhead: Overhead | None, growth: Growth | None, *, cores_awake: bool
+) -> Tree:
     """Return everything as it goes into the JSON file."""
     return {
-        "machine": machine(),
+        "machine": {**machine(), "cores_awake": cores_awake},
         "micros_per_barrier": {
             str(size): {name: _row(blocks) for name, blocks in found.items()}
             for size, found in results.items()

@@ -71,8 +71,8 @@ class Keys:
 
     def series(self, rank: int, world_size: int, tag: str) -> Series:
         """Return what a rank needs for its rounds with one tag."""
-        # A tag often changes with every round. In hex, since nobody reads a bell's key: quoting would
-        # cost as much as all else that a round does in Python.
+        # A tag often changes with every round. In hex, since nobody reads a bell's key: to quote it
+        # would cost as much as all else that a round does in Python.
         return Series(
             tag, f"{self.base}/", f"/{tag.encode().hex()}", arrival_record(rank, tag), world_size
         )
