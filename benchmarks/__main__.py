@@ -23,8 +23,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="only check that everything works")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="CONTENDER")
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8, 16])
-    parser.add_argument("--blocks", type=int, default=30, help="blocks of rounds per contender")
-    parser.add_argument("--block-secs", type=float, default=0.15)
+    parser.add_argument("--blocks", type=int, default=60, help="blocks of rounds per contender")
+    parser.add_argument("--block-secs", type=float, default=0.075)
     parser.add_argument(
         "--rounds-only", action="store_true", help="leave out overhead and large worlds"
     )
