@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from barrier_core.agreement.keys import Keys, Series
+from barrier_core.agreement.leaving import sign_off
 from barrier_core.agreement.log import Break, Log, decode_verdict
 from barrier_core.agreement.processes import Beacon
 from barrier_core.agreement.protocol import give_up, run
@@ -21,13 +22,11 @@ from barrier_core.agreement.roster import (
     Examiner,
     Member,
     join,
-    leave,
-    read_left,
     wait_for_host,
 )
 from barrier_core.agreement.seats import Seat
 from barrier_core.agreement.store import BRIEF_SECS, Connect, StoreLine, StoreLostError
-from barrier_core.agreement.watcher import LOOK_SECS, Finding, Passed, SlowRound, Watcher
+from barrier_core.agreement.watcher import Finding, Passed, SlowRound, Watcher
 from barrier_core.contract import (
     Barrier,
     Capability,
@@ -43,16 +42,13 @@ from barrier_core.errors import (
     failure,
 )
 from barrier_core.hookspecs import plugin_manager
-from barrier_core.ranks import RankStatus, format_ranks
+from barrier_core.ranks import format_ranks
 from barrier_core.verdict import Verdict
 
 DEFAULT_HEARTBEAT_SECS = 5.0
 DEFAULT_LINGER_SECS = 30.0
 _LOOK_NOW_SECS = 1.0
 """How long, in seconds, a deadline may be overdrawn to see whether progress extends it."""
-_FAILED_LINGER_SECS = 5.0
-"""After a failure: whoever waited has the verdict, and who is late must not hold up the exit."""
-_LINGER_POLL_SECS = 0.05
 _ABORT_POLL_SECS = 0.02
 _ABORT_PATIENCE_SECS = 0.2
 _STAGGER_ABOVE = 32  # ranks
@@ -273,6 +269,8 @@ class StoreBarrier(Barrier):
             verdict = self._give_up(self.round, series, why, arrived)
             if verdict is None:
                 self._passed = self.round
+                if self._rank == 0:
+                    self._collect(series)
             else:
                 self.failed = failure(verdict)
             raise
@@ -471,37 +469,21 @@ class StoreBarrier(Barrier):
         lost = self.failed is not None and self.failed.verdict.kind == "store"
         if os.getpid() == self._owner_pid and not lost:
             with suppress(StoreLostError):
-                if self._sign_off() and not self._hosts_store:
+                all_have_left = sign_off(
+                    self._line,
+                    self._keys,
+                    self._rank,
+                    self._world_size,
+                    self._examiner,
+                    linger_secs=self._linger_secs if self._hosts_store else 0.0,
+                    failed=self.failed is not None,
+                )
+                if all_have_left and not self._hosts_store:
                     retire(self._line, self._keys)
         self._line.close()
         if self._beacon is not None:
             self._beacon.close()
         self._seat.give_back(used=True)
-
-    def _sign_off(self) -> bool:
-        """Leave; a rank that hosts the store waits for the others. True if all have left."""
-        everyone = set(range(self._world_size))
-        left = leave(self._line, self._keys, self._rank)
-        now = time.monotonic()
-        patience_secs = self._linger_secs
-        if self.failed is not None:
-            patience_secs = min(patience_secs, _FAILED_LINGER_SECS)
-        deadline, next_look = now + patience_secs, now
-        while self._hosts_store and left != everyone and (now := time.monotonic()) < deadline:
-            if now >= next_look:
-                next_look = now + LOOK_SECS
-                absent = self._examiner.examine(self._line, everyone - left)
-                if all(self._is_gone(status) for status in absent):
-                    break
-            time.sleep(_LINGER_POLL_SECS)
-            left = read_left(self._line, self._keys)
-            if self._rank not in left:  # the last to leave has removed everything
-                return True
-        return left == everyone
-
-    def _is_gone(self, status: RankStatus) -> bool:
-        """Whether a rank will never come back to the store: dead, or never there."""
-        return status.state == "dead" or (status.host is None and self.failed is not None)
 
 
 def _light_beacon(line: StoreLine) -> Beacon | None:

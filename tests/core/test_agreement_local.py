@@ -693,6 +693,25 @@ def test_nothing_is_left_however_far_behind_the_removal_is(
     assert job.keys == [f"barrier/{job.prefix}/generations"]
 
 
+def test_rounds_that_pass_although_they_are_interrupted_leave_nothing_either(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barrier = job.barrier(0, 1)
+
+    def interrupt(line: StoreLine) -> bool:
+        raise Interrupted("all have arrived")
+
+    monkeypatch.setattr(LocalLine, "wait_briefly", interrupt)
+    for number in range(1, 3 * COLLECT_EVERY + 1):
+        with pytest.raises(Interrupted):
+            barrier.execute_barrier()
+        assert barrier.round == number
+    assert barrier.failed is None
+
+    wait_until_removed(barrier._keys.round(2 * COLLECT_EVERY - 1, "").log)
+    assert len(job.keys) < 3 * COLLECT_EVERY
+
+
 def test_nothing_is_left_after_failures(job: Job) -> None:
     for number in range(10):
         barriers = job.barriers(3)
