@@ -258,11 +258,15 @@ class Observer:
 """
 
 
+# Where a shell has put the test run into the background, Ctrl-C is ignored from the start.
+HEEDS_CONTROL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def start(site: Site, script: str) -> subprocess.Popen[str]:
     """Start a script that finds an observer which hangs; return when it hangs."""
     site.install("watching", ENTRY_POINTS.partition("watch =")[0], "1.2", {"slow_module": HANGING})
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", HEEDS_CONTROL_C + script],
         env={**os.environ, "PYTHONPATH": f"{site.path}{os.pathsep}{ROOT}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -13,6 +14,8 @@ from barrier_core import BarrierError, BarrierFailedError, create_barrier
 
 def main() -> None:
     """Obey until the end of input."""
+    # Where a shell has put the test run into the background, Ctrl-C is ignored from the start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     barrier: Any = None
     for line in sys.stdin:
         command = json.loads(line)
