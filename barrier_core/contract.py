@@ -6,7 +6,6 @@ import abc
 import enum
 import logging
 import math
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,9 +129,11 @@ class Barrier(abc.ABC):
         self.closed = False
         self.failed: BarrierFailedError | None = None
         """Set once a round has failed: the barrier is broken from then on."""
-        # Held while this rank is in a round. Why this is safe: only the holder changes `round`
-        # and `failed`, so a second thread can neither arrive twice nor skip a round.
-        self._turn = threading.Lock()
+        # The right to be in a round: `del` takes it, `append` gives it back, and both are atomic.
+        # Why this is safe: only who has it changes `round` and `failed`, so a second thread can
+        # neither arrive twice nor skip a round. Why it is no lock: Python runs signal handlers when
+        # a call returns, and one that raises as `acquire` does would leave the lock taken for ever.
+        self._turn: list[None] = [None]
         self._turn_thread: int | None = None
         """The thread that is in a round."""
         self._checked_tag: object = ""
@@ -163,7 +164,9 @@ class Barrier(abc.ABC):
             self._checked_tag = tag
         # All that every round goes through is written out rather than called, here and down to the
         # store: with several ranks on a core, little of it is still in its cache.
-        if not self._turn.acquire(False):
+        try:
+            del self._turn[0]
+        except IndexError:
             self._refuse_second_thread()
         try:
             self._turn_thread = get_ident()
@@ -186,7 +189,7 @@ class Barrier(abc.ABC):
                 notify("barrier_exit", barrier=self, round=self.round, tag=tag, waited_secs=waited)
         finally:
             self._turn_thread = None
-            self._turn.release()
+            self._turn.append(None)
 
     def _note_failure(self, error: BaseException, tag: str) -> None:
         if isinstance(error, BarrierFailedError):
@@ -249,7 +252,9 @@ class Barrier(abc.ABC):
         """
         if self.closed:
             return
-        if not self._turn.acquire(False):
+        try:
+            del self._turn[0]
+        except IndexError:
             self._refuse_second_thread()
         try:
             if self.closed:  # by another thread, just now
@@ -257,7 +262,7 @@ class Barrier(abc.ABC):
             self.closed = True
             self._close()
         finally:
-            self._turn.release()
+            self._turn.append(None)
         notify("barrier_closed", barrier=self)
 
     def __enter__(self: _B) -> _B:
@@ -297,7 +302,7 @@ class Barrier(abc.ABC):
             f"two threads of rank {self.rank_info.global_rank} use the same "
             f"{self.barrier_type} barrier at once ({describe_round(self.round, '')} is under "
             "way); give each thread a barrier with a prefix of its own"
-        )
+        ) from None
 
     def _require_open(self) -> None:
         if self.closed:

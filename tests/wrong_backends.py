@@ -41,9 +41,9 @@ class OneRankTooFewLine(LocalLine):
             arrivals = parse(self._store.values.get(log, b"")).arrivals
             return len(arrivals) >= max(world_size - 1, 1)
 
-        with self._store.changed:
-            self._store.changed.wait_for(lambda: enough() or self._woken.is_set(), timeout_secs)
-            self._woken.clear()
+        with self._store.lock:
+            self._store.changed.wait_for(lambda: enough() or self._woken.called(), timeout_secs)
+            self._woken.hear()
             return enough()
 
 

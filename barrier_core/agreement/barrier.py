@@ -416,23 +416,26 @@ class StoreBarrier(Barrier):
                 else:
                     self._break_next(reason)
                 return
-            if self._turn.acquire(blocking=False):
-                # Nobody is in a round.
-                try:
-                    self._turn_thread = threading.get_ident()
-                    if self.failed is None and not self.closed:
-                        self._break_next(reason)
-                finally:
-                    self._turn_thread = None
-                    self._turn.release()
-                return
-            # A thread is in a round: it breaks it itself, on the line on which it has arrived.
-            self._line.wake()
-            if self._turn_thread is None and time.monotonic() >= patience_ends:
-                # A signal handler on a thread that is about to enter a round, or has just left one:
-                # it goes on only when this returns, and then sees the reason.
-                return
-            time.sleep(_ABORT_POLL_SECS)
+            try:
+                del self._turn[0]
+            except IndexError:
+                # A thread is in a round: it breaks it itself, on the line on which it has arrived.
+                self._line.wake()
+                if self._turn_thread is None and time.monotonic() >= patience_ends:
+                    # A signal handler on a thread that is about to enter a round, or has just left
+                    # one: it goes on only when this returns, and then sees the reason.
+                    return
+                time.sleep(_ABORT_POLL_SECS)
+                continue
+            # Nobody is in a round.
+            try:
+                self._turn_thread = threading.get_ident()
+                if self.failed is None and not self.closed:
+                    self._break_next(reason)
+            finally:
+                self._turn_thread = None
+                self._turn.append(None)
+            return
 
     def _break_next(self, reason: str) -> None:
         """Break the next round, which this rank will then never enter."""

@@ -33,7 +33,10 @@ class LocalStore:
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
-        self.changed = threading.Condition()
+        # Entered by itself: a `Condition` takes it in Python code, where a signal handler that
+        # raises would leave it taken. Reentrant, for a handler that goes through a barrier.
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
 
 
 class LocalLine(StoreLine):
@@ -45,28 +48,28 @@ class LocalLine(StoreLine):
 
     def append(self, key: str, record: bytes) -> None:
         """See `StoreLine`."""
-        with self._store.changed:
+        with self._store.lock:
             self._store.values[key] = self._store.values.get(key, b"") + record
             self._store.changed.notify_all()
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
         """See `StoreLine`."""
-        with self._store.changed:
+        with self._store.lock:
             return [self._store.values.get(key) for key in keys]
 
     def create(self, key: str, value: bytes) -> bytes:
         """See `StoreLine`."""
-        with self._store.changed:
+        with self._store.lock:
             return self._store.values.setdefault(key, value)
 
     def write(self, key: str, value: bytes) -> None:
         """See `StoreLine`."""
-        with self._store.changed:
+        with self._store.lock:
             self._store.values[key] = value
 
     def remove(self, keys: Iterable[str]) -> None:
         """See `StoreLine`."""
-        with self._store.changed:
+        with self._store.lock:
             for key in keys:
                 self._store.values.pop(key, None)
 
@@ -80,15 +83,15 @@ class LocalLine(StoreLine):
         def rung() -> bool:
             return passed(self._store.values.get(log, b""), world_size)
 
-        with self._store.changed:
-            self._store.changed.wait_for(lambda: rung() or self._woken.is_set(), timeout_secs)
-            self._woken.clear()
+        with self._store.lock:
+            self._store.changed.wait_for(lambda: rung() or self._woken.called(), timeout_secs)
+            self._woken.hear()
             return rung()
 
     def wake(self) -> None:
         """See `StoreLine`."""
         super().wake()
-        with self._store.changed:
+        with self._store.lock:
             self._store.changed.notify_all()
 
 

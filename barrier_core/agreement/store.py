@@ -8,12 +8,12 @@ overrides them to release a round in one round trip.
 from __future__ import annotations
 
 import abc
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 from barrier_core.agreement.keys import Series
 from barrier_core.agreement.log import passed
+from barrier_core.agreement.wakeup import WakeUp
 
 BRIEF_SECS = 0.25
 """How long `StoreLine.wait_briefly` waits."""
@@ -84,7 +84,6 @@ class StoreLine(abc.ABC):
                 return True
             left = deadline - time.monotonic()
             if self._woken.wait(min(pause, max(left, 0))) or left <= 0:
-                self._woken.clear()
                 return False
             pause = min(pause * 2, _LAST_POLL_SECS)
 
@@ -105,10 +104,10 @@ class StoreLine(abc.ABC):
 
     def wake(self) -> None:
         """Make a `wait` under way, or else the next one, return. Any thread may call it."""
-        self._woken.set()
+        self._woken.call()
 
     def __init__(self) -> None:
-        self._woken = threading.Event()
+        self._woken = WakeUp()
         self._waits_for = ("", 0)
 
 

@@ -22,6 +22,7 @@ from barrier_core.agreement.log import Break, decode_break, decode_verdict, pars
 from barrier_core.agreement.processes import Beacon
 from barrier_core.agreement.roster import Examiner, Pulse
 from barrier_core.agreement.store import Connect, StoreLine, StoreLostError
+from barrier_core.agreement.wakeup import WakeUp
 from barrier_core.ranks import RankStatus, format_ranks
 from barrier_core.verdict import Verdict
 
@@ -104,10 +105,12 @@ class Watcher:
         self._beats = 0
         self._next_beat = 0.0
         self._next_look = 0.0
-        self._wakeup = threading.Event()
+        self._wakeup = WakeUp()
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        """Set by itself, once it runs."""
+        self._vacancy: list[None] = [None]
+        """The thread that takes it away is the watcher's."""
         self.notice: Finding | None = None
         """Something that concerns the next round: this barrier is broken, or about to be."""
         if heartbeat_secs:
@@ -126,13 +129,13 @@ class Watcher:
         if slow is not None:
             self._next_look = 0.0
             self._start()
-            self._wakeup.set()
+            self._wakeup.call()
 
     def look_now(self, slow: SlowRound, timeout_secs: float) -> None:
         """Look who is missing from the slow round; return when that is done, or the time is up."""
         slow.looked.clear()
         self._next_look = 0.0
-        self._wakeup.set()
+        self._wakeup.call()
         if slow.finding is None:  # with one, the watcher looks no more
             slow.looked.wait(timeout_secs)
 
@@ -143,35 +146,37 @@ class Watcher:
         if not self._progress_is_new:
             self._progress_is_new = True
             self._start()
-            self._wakeup.set()
+            self._wakeup.call()
 
     def collect(self, rounds: list[tuple[int, Series]]) -> None:
         """Remove the keys of finished rounds, off the fast path; all before them are gone."""
         self._outdated.append(rounds)
         self._start()
-        self._wakeup.set()
+        self._wakeup.call()
 
     def stop(self, timeout_secs: float) -> None:
         """Stop the thread and hang up its line."""
         self._stopping = True
-        self._wakeup.set()
+        self._wakeup.call()
         if self._thread is not None:
             self._thread.join(timeout_secs)
 
     def _start(self) -> None:
-        if self._thread is not None:
-            return
-        with self._starting:
-            if self._thread is None:
-                name = f"barrier-watcher-{self._rank}"
-                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-                self._thread.start()
+        # Why this is safe: two threads may start one at once, and a start that Ctrl-C has cut short
+        # may have worked or not; but of several threads only the first goes on.
+        if self._thread is None:
+            name = f"barrier-watcher-{self._rank}"
+            threading.Thread(target=self._run, name=name, daemon=True).start()
 
     # The watcher's own thread.
 
     def _run(self) -> None:
+        try:
+            del self._vacancy[0]
+        except IndexError:
+            return
+        self._thread = threading.current_thread()
         while not self._stopping:
-            self._wakeup.clear()
             try:
                 self._turn()
             except StoreLostError:

@@ -449,8 +449,9 @@ def test_an_abort_by_a_signal_that_strikes_as_a_round_begins_or_ends_breaks_the_
 ) -> None:
     barriers = job.barriers(2)
 
-    with barriers[0]._turn:  # where the signal handler strikes
-        barriers[0].abort("preempted")
+    del barriers[0]._turn[0]  # where the signal handler strikes
+    barriers[0].abort("preempted")
+    barriers[0]._turn.append(None)
 
     verdict = arriving(*barriers).verdict()
     assert (verdict.kind, verdict.rank, verdict.reason) == ("abort", 0, "preempted")
