@@ -143,4 +143,7 @@ def _unknown(barrier_type: str, name: str, value: Any, known: list[str]) -> str:
 
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known) or 'none'}"
-    return f"the {barrier_type} barrier has no argument {name} (given: {value!r}); {hint}"
+    return (
+        f"the {barrier_type} barrier has no argument {name} (given: {value!r}); {hint} "
+        f"(see `barrier info {barrier_type}`)"
+    )

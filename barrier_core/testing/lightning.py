@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -47,6 +48,9 @@ class Lightning:
         self._struck = True
 
     def __enter__(self) -> Lightning:
+        # What measures coverage has locks of its own, which a strike could leave taken.
+        self._tracer = sys.gettrace()
+        sys.settrace(None)
         self._before = signal.signal(signal.SIGALRM, self._handle)
         return self
 
@@ -59,6 +63,7 @@ class Lightning:
         self._struck = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self._before)
+        sys.settrace(self._tracer)
 
     def strikes(self, work: Callable[[], None]) -> None:
         """Do work again and again until the handler has run, once, in the midst of it."""
