@@ -11,7 +11,7 @@ from barrier_core.testing.processes import RankProcesses
 from barrier_tcp_store import TCPStoreBarrier
 from plugins.tcp_store.tests.rank_side import Job
 
-STRIKES = 400
+STRIKES = 250
 
 
 def be_struck(
