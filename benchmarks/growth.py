@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from barrier_core import BarrierFailedError
-from barrier_core.testing.processes import RankProcesses, state
+from barrier_core.testing.processes import RankProcesses, state, wait_until
 from benchmarks.contender import HOST, connect_tcp_store, serve_tcp_store
 
 STORE = "growth"
@@ -18,7 +18,6 @@ PROCESSES = 8
 ABORTER = PROCESSES
 """One more process, for the rank that the others wait for."""
 _PATIENCE_SECS = 300.0
-_ARRIVE_SECS = 5.0
 
 
 @dataclass
@@ -167,8 +166,7 @@ def _measure_abort(server: RankProcesses, clients: RankProcesses, ranks: int) ->
     port = server.run(0, serve)
     clients.run_all(open_barriers, port, ranks, _PATIENCE_SECS)
     calls = clients.start_all(wait_for_verdicts, ranks=range(PROCESSES))
-    time.sleep(_ARRIVE_SECS)
-    aborted_at = clients.run(ABORTER, abort)
+    aborted_at = clients.run(ABORTER, abort_when_all_wait, ranks)
     outcomes = [outcome for call in calls for outcome in call.result()]
     clients.run_all(close_barriers)
     last = max(outcome.at for outcome in outcomes)
@@ -275,9 +273,15 @@ def wait_for_verdicts(process: int) -> list[Outcome]:
     return outcomes
 
 
-def abort(process: int) -> float:
-    """Abort the round that all others wait in; return when that was, in monotonic seconds."""
+def abort_when_all_wait(process: int, ranks: int) -> float:
+    """Abort the round once all others wait in it; return when that was, in monotonic seconds."""
+    from barrier_core.agreement.log import parse
+
     (barrier,) = state["barriers"]
+    line, log = barrier._line, barrier._keys.round(1, "").log
+    wait_until(
+        lambda: len(parse(line.read([log])[0] or b"").arrivals) == ranks, f"{ranks} ranks wait"
+    )
     at = time.monotonic()
     barrier.abort("as if the disk were full")
     return at

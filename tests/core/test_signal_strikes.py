@@ -10,7 +10,7 @@ from barrier_core import Barrier
 from barrier_core.agreement.local import LocalBarrier
 from barrier_core.testing.lightning import Lightning, abort_in_rounds, raise_in_rounds, strike
 
-STRIKES = 800
+STRIKES = 1500
 
 pytestmark = [
     # SIGALRM is lightning's.
