@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from barrier_core.config import BarrierConfig, create_barrier, create_barrier_from_config
 from barrier_core.contract import CONTRACT_VERSION, Barrier, Capability
+from barrier_core.discovery.registry import BARRIER_REGISTRY, register_barrier
+from barrier_core.discovery.registry import registry as _registry
 from barrier_core.errors import (
     BarrierConfigError,
     BarrierConnectionError,
@@ -20,12 +22,10 @@ from barrier_core.errors import (
     RankConflictError,
     UnknownBarrierTypeError,
 )
-from barrier_core.hookspecs import hookimpl, plugin_manager
-from barrier_core.observers.log import LogObserver
-from barrier_core.ranks import RankInfo, RankStatus
-from barrier_core.registry import BARRIER_REGISTRY, register_barrier
-from barrier_core.registry import registry as _registry
-from barrier_core.verdict import Verdict
+from barrier_core.hooks import hookimpl, plugin_manager
+from barrier_core.launcher import RankInfo
+from barrier_core.observers.slow_rounds import LogObserver
+from barrier_core.verdict import RankStatus, Verdict
 
 if TYPE_CHECKING:
     DistBarrier: type[Barrier]
@@ -59,7 +59,7 @@ __all__ = [
 
 plugin_manager.register(LogObserver(), "observer log")
 if os.environ.get("BARRIER_TRACE_DIR"):
-    from barrier_core.observers.trace import TraceObserver as _TraceObserver
+    from barrier_core.observers.trace_observer import TraceObserver as _TraceObserver
 
     plugin_manager.register(_TraceObserver(os.environ["BARRIER_TRACE_DIR"]), "observer trace")
 

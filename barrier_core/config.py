@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
-from barrier_core.arguments import bind_arguments
-from barrier_core.contract import Barrier, notify
+from barrier_core.contract import Barrier
+from barrier_core.discovery.arguments import bind_arguments
+from barrier_core.discovery.registry import registry
 from barrier_core.errors import BarrierConfigError
-from barrier_core.ranks import RankInfo
-from barrier_core.registry import registry
+from barrier_core.hooks import notify
+from barrier_core.launcher import RankInfo
 
 _FILE_VARIABLE = "BARRIER_CONFIG"
 _TYPE_VARIABLE = "BARRIER_TYPE"

@@ -4,51 +4,34 @@ from __future__ import annotations
 
 import abc
 import enum
-import logging
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from types import TracebackType
-from typing import Annotated, Any, ClassVar, NoReturn, TypeVar
-
-from msgspec import Meta
+from typing import ClassVar, NoReturn, TypeVar
 
 from barrier_core.errors import (
-    BarrierConfigError,
     BarrierError,
     BarrierFailedError,
     BarrierUsageError,
+    describe_exception,
     failure,
 )
-from barrier_core.hookspecs import plugin_manager
-from barrier_core.ranks import RankInfo, generation_from_environment
+from barrier_core.hooks import notify, plugin_manager
+from barrier_core.launcher import RankInfo, generation_from_environment
+from barrier_core.options import (
+    DEFAULT_TIMEOUT_SECS,
+    DEFAULT_WARN_AFTER_SECS,
+    check_name,
+    check_seconds,
+)
 from barrier_core.verdict import describe_round
-
-logger = logging.getLogger("barrier_core")
 
 _B = TypeVar("_B", bound="Barrier")
 
 CONTRACT_VERSION = 1
 """Of what this module asks of a backend; raised when a backend for the one before cannot work."""
-
-DEFAULT_TIMEOUT_SECS = 600.0
-DEFAULT_WARN_AFTER_SECS = 30.0
-_LONGEST_NAME = 500  # bytes; quoted in a key, each may become three
-
-# The options that every backend shares, with the words `barrier info` shows for them.
-GlobalRank = Annotated[int, Meta(description="this process's rank; from the launcher if not given")]
-GlobalWorldSize = Annotated[
-    int, Meta(description="number of ranks; from the launcher if not given")
-]
-TimeoutSecs = Annotated[
-    float, Meta(description="hard limit in seconds on one wait; also per call of execute_barrier")
-]
-WarnAfterSecs = Annotated[
-    float | None,
-    Meta(description="soft limit in seconds after which observers hear who is missing; none: off"),
-]
 
 
 class Capability(enum.Flag):
@@ -317,51 +300,3 @@ class Barrier(abc.ABC):
                 f"does not declare the capability {str(capability.name).lower()!r}; "
                 "`barrier list` shows which backends do"
             )
-
-
-def check_seconds(name: str, value: float) -> float:
-    """Return ``value`` if it is a positive, finite number of seconds.
-
-    Raises:
-        BarrierConfigError: It is not.
-    """
-    try:
-        usable = not isinstance(value, bool) and math.isfinite(value) and value > 0
-    except TypeError:
-        usable = False
-    if not usable:
-        raise BarrierConfigError(f"{name}={value!r} must be a positive, finite number of seconds")
-    return float(value)
-
-
-def check_name(what: str, name: str) -> None:
-    """Raise unless ``name`` can be part of a key: a tag or prefix of at most 500 bytes.
-
-    Raises:
-        BarrierConfigError: It cannot.
-    """
-    try:
-        # Bytes, not characters: TCPStore's server hangs up on a key of more than 8,192.
-        usable = len(name.encode()) <= _LONGEST_NAME
-    except (AttributeError, UnicodeEncodeError):  # no text, or one with half a surrogate
-        usable = False
-    if not usable:
-        raise BarrierConfigError(f"{what}={name!r} must be a text of at most {_LONGEST_NAME} bytes")
-
-
-def describe_exception(error: BaseException) -> str:
-    """Return what the other ranks are told of an exception: ``OSError: disk full``."""
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
-
-
-def notify(hook_name: str, **event: Any) -> None:
-    """Call every observer of a hook; one that raises is logged, and stops nothing and nobody.
-
-    Observers are called one by one rather than through the pluggy hook, where the first that
-    raises would hide the event from the rest.
-    """
-    for impl in getattr(plugin_manager.hook, hook_name).get_hookimpls():
-        try:
-            impl.function(*[event[name] for name in impl.argnames])
-        except Exception:
-            logger.exception("observer %s failed in %s; going on", impl.plugin_name, hook_name)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from barrier_core.verdict import Verdict
+from barrier_core.verdict import Verdict
 
 
 class BarrierError(Exception):
@@ -68,3 +66,8 @@ def failure(verdict: Verdict) -> BarrierFailedError:
     if verdict.kind == "store":
         return BarrierConnectionError(verdict)
     return BrokenBarrierError(verdict)
+
+
+def describe_exception(error: BaseException) -> str:
+    """Return what the other ranks are told of an exception: ``OSError: disk full``."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -1,15 +1,52 @@
-"""The outcome of a round that did not pass: one for all ranks."""
+"""The words for what went wrong: the verdict on a round, and the state of a missing rank."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from barrier_core.ranks import RankStatus, format_ranks
-
+RankState = Literal["dead", "alive", "unknown"]
 VerdictKind = Literal["timeout", "abort", "dead", "mismatch", "conflict", "store"]
 
 _SPELLED_OUT = 10  # ranks named one by one in a message; the rest is given as ranges
+
+
+@dataclass(frozen=True)
+class RankStatus:
+    """What is known of a rank that has not arrived."""
+
+    rank: int
+    state: RankState = "unknown"
+    host: str | None = None
+    """None when the rank has never joined."""
+    pid: int | None = None
+    progress: str | None = None
+    """What the rank last said of itself with ``report_progress``."""
+    progress_age_secs: float | None = None
+    detail: str | None = None
+    """Why the state is what it is, such as ``no heartbeat for 12 s``."""
+
+    def __str__(self) -> str:
+        if self.host is None:
+            return f"rank {self.rank} ({self.detail or 'has not joined'})"
+        text = f"rank {self.rank} ({self.host}, pid {self.pid}) {self.state}"
+        if self.detail:
+            text += f": {self.detail}"
+        if self.progress is not None:
+            text += f', last progress "{self.progress}" {self.progress_age_secs or 0:.0f} s ago'
+        return text
+
+
+def format_ranks(ranks: Iterable[int]) -> str:
+    """Write ranks as compressed ranges: ``3, 17-31``."""
+    ranges: list[list[int]] = []
+    for rank in sorted(set(ranks)):
+        if ranges and rank == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [rank]
+        else:
+            ranges.append([rank])
+    return ", ".join("-".join(map(str, ends)) for ends in ranges)
 
 
 @dataclass(frozen=True)

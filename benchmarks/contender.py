@@ -8,7 +8,7 @@ import socket
 import time
 from typing import Any, ClassVar, NamedTuple
 
-from barrier_core.testing.processes import state
+from barrier_core.testing.rank_processes import state
 
 HOST = "127.0.0.1"
 TIMEOUT_SECS = 60

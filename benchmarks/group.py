@@ -6,7 +6,7 @@ import os
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from barrier_core.testing.processes import state
+from barrier_core.testing.rank_processes import state
 from benchmarks.contender import TIMEOUT_SECS, Contender, connect_tcp_store
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from barrier_core import BarrierFailedError
-from barrier_core.testing.processes import RankProcesses, state, wait_until
+from barrier_core.testing.rank_processes import RankProcesses, state, wait_until
 from benchmarks.contender import HOST, connect_tcp_store, serve_tcp_store
 
 STORE = "growth"
@@ -202,9 +202,9 @@ def count_keys(rank: int) -> int:
 
 def open_lines(rank: int, port: int, size: int) -> None:
     """Open as many lines as there are ranks."""
-    from barrier_tcp_store.wire import TCPStoreLine
+    from barrier_tcp_store.wire import TCPStoreClient
 
-    state["lines"] = [TCPStoreLine(HOST, port) for _ in range(size)]
+    state["lines"] = [TCPStoreClient(HOST, port) for _ in range(size)]
     state["round"] = 0
 
 
@@ -275,7 +275,7 @@ def wait_for_verdicts(process: int) -> list[Outcome]:
 
 def abort_when_all_wait(process: int, ranks: int) -> float:
     """Abort the round once all others wait in it; return when that was, in monotonic seconds."""
-    from barrier_core.agreement.log import parse
+    from barrier_core.agreement.round_log import parse
 
     (barrier,) = state["barriers"]
     line, log = barrier._line, barrier._keys.round(1, "").log

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from barrier_core import Barrier, create_barrier, hookimpl, register_barrier
-from barrier_core.hookspecs import plugin_manager
-from barrier_core.observers.trace import TraceObserver
+from barrier_core.hooks import plugin_manager
+from barrier_core.observers.trace_observer import TraceObserver
 
 DISTRIBUTIONS = 200
 
@@ -169,7 +169,7 @@ def _imports(interpreters: int, dependencies: list[str]) -> list[list[float]]:
 
 _SCAN = """
 import importlib_metadata, time
-from barrier_core.discovery import BACKENDS, find_plugins
+from barrier_core.discovery.finder import BACKENDS, find_plugins
 started = time.perf_counter()
 found = find_plugins(BACKENDS)
 print((time.perf_counter() - started) * 1e6)
@@ -177,7 +177,7 @@ assert sum(plugin.name.startswith("synthetic") for plugin in found) == 200, foun
 """
 _READ = """
 import importlib_metadata, time
-import barrier_core.discovery
+import barrier_core.discovery.finder
 started = time.perf_counter()
 for distribution in importlib_metadata.distributions():
     distribution.read_text("METADATA"), distribution.read_text("entry_points.txt")

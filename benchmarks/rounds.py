@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from barrier_core.testing.processes import RankProcesses, state
+from barrier_core.testing.rank_processes import RankProcesses, state
 from benchmarks.contender import WARM_UP_ROUNDS, Cost
 from benchmarks.contenders import find
 

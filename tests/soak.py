@@ -28,7 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from barrier_core import BarrierError, BarrierFailedError, Verdict, create_barrier
-from barrier_core.testing.processes import RankEndedError, RankProcesses, state
+from barrier_core.testing.rank_processes import RankEndedError, RankProcesses, state
 
 WORLD_SIZE = 4
 ROUNDS = 30

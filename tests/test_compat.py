@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.environments import ROOT, VirtualEnvironment, run
+from tests.support.environments import ROOT, VirtualEnvironment, run
 
 # The first is the oldest that pyproject.toml allows, the last the one that constraints.txt pins.
 PLUGGY = ("1.5.0", "1.7.0")

@@ -17,7 +17,7 @@ SHORT = {
     "signals": "tests/core/test_signal_strikes.py",
     "tcp": "plugins/tcp_store/tests",
     "dist": "plugins/dist_barrier/tests",
-    "kit": "barrier_core/testing/contract",
+    "kit": "barrier_core/testing/conformance",
 }
 NOT_DECLARED = "not declared"
 

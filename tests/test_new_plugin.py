@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from barrier_core.cli import main
-from tests.environments import ROOT, VirtualEnvironment, run
+from tests.support.environments import ROOT, VirtualEnvironment, run
 
 EXAMPLE = ROOT / "examples" / "third_party_backend"
 

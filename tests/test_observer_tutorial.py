@@ -11,7 +11,7 @@ from pathlib import Path
 import tomli
 
 from tests.core.conftest import Site
-from tests.environments import ROOT
+from tests.support.environments import ROOT
 
 # Rank 0 waits for rank 1, which is slow.
 ONE_SLOW_ROUND = """

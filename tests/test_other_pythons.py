@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.environments import ROOT, VirtualEnvironment, run
+from tests.support.environments import ROOT, VirtualEnvironment, run
 
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 THIS_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.environments import ROOT, VirtualEnvironment, run
+from tests.support.environments import ROOT, VirtualEnvironment, run
 
 PROJECTS = {
     "barrier-core": ROOT,

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import pytest
 
 from barrier_core import BarrierConfig, RankStatus
-from barrier_core.registry import registry
+from barrier_core.discovery.registry import registry
 from barrier_core.verdict import describe_missing, describe_round
-from tests.environments import ROOT
-from tests.torch_ranks import free_port, shared_ranks
+from tests.support.environments import ROOT
+from tests.support.torch_ranks import free_port, shared_ranks
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -227,7 +227,7 @@ CONFIGS = [block for block in BLOCKS if block.language == "toml"]
 @pytest.mark.parametrize("block", CONFIGS, ids=[block.name for block in CONFIGS])
 def test_a_config_fits_the_backend_that_it_names(block: Block, tmp_path: Path) -> None:
     from barrier_core import RankInfo
-    from barrier_core.arguments import bind_arguments
+    from barrier_core.discovery.arguments import bind_arguments
 
     path = tmp_path / "barrier.toml"
     path.write_text(block.text)

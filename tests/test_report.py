@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from barrier_core import BrokenBarrierError, create_barrier
-from barrier_core.hookspecs import plugin_manager
-from barrier_core.observers.trace import TraceObserver
+from barrier_core.hooks import plugin_manager
+from barrier_core.observers.trace_observer import TraceObserver
 from barrier_core.report.make import make_report
-from barrier_core.testing.processes import state, wait_until
-from tests.torch_ranks import WORLD_SIZE, free_port, shared_ranks
+from barrier_core.testing.rank_processes import state, wait_until
+from tests.support.torch_ranks import WORLD_SIZE, free_port, shared_ranks
 
 LATE = 2
 KILLED = 3

@@ -24,9 +24,9 @@ from barrier_core import (
     create_barrier_from_config,
     register_barrier,
 )
-from barrier_core.registry import registry
-from barrier_core.testing.processes import RankProcesses
-from tests.torch_ranks import (
+from barrier_core.discovery.registry import registry
+from barrier_core.testing.rank_processes import RankProcesses
+from tests.support.torch_ranks import (
     WORLD_SIZE,
     assert_held,
     free_port,

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.environments import ROOT
+from tests.support.environments import ROOT
 
 # The first standard test that fails; those before it pass.
 CAUGHT_BY = {

@@ -7,46 +7,37 @@ import os
 import threading
 import time
 from contextlib import ExitStack, suppress
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import msgspec
-from msgspec import Meta
 
+from barrier_core.agreement.cleanup import COLLECT_EVERY, retire, retire_older
 from barrier_core.agreement.keys import Keys, Series
 from barrier_core.agreement.leaving import sign_off
-from barrier_core.agreement.log import Break, Log, decode_verdict
-from barrier_core.agreement.processes import Beacon
-from barrier_core.agreement.protocol import give_up, run
-from barrier_core.agreement.retire import COLLECT_EVERY, retire, retire_older
-from barrier_core.agreement.roster import (
-    Examiner,
+from barrier_core.agreement.liveness import LivenessPort
+from barrier_core.agreement.membership import (
+    FailureDetector,
     Member,
     join,
     wait_for_host,
 )
-from barrier_core.agreement.seats import Seat
-from barrier_core.agreement.store import BRIEF_SECS, Connect, StoreLine, StoreLostError
+from barrier_core.agreement.open_barriers import Slot
+from barrier_core.agreement.protocol import give_up, run
+from barrier_core.agreement.round_log import Break, Log, decode_verdict
+from barrier_core.agreement.store import BRIEF_SECS, Connect, StoreClient, StoreLostError
 from barrier_core.agreement.watcher import Finding, Passed, SlowRound, Watcher
-from barrier_core.contract import (
-    Barrier,
-    Capability,
-    check_name,
-    check_seconds,
-    describe_exception,
-    notify,
-)
+from barrier_core.contract import Barrier, Capability
 from barrier_core.errors import (
     BarrierFailedError,
     BarrierSetupError,
     BarrierUsageError,
+    describe_exception,
     failure,
 )
-from barrier_core.hookspecs import plugin_manager
-from barrier_core.ranks import format_ranks
-from barrier_core.verdict import Verdict
+from barrier_core.hooks import notify, plugin_manager
+from barrier_core.options import DEFAULT_LINGER_SECS, check_name, check_seconds
+from barrier_core.verdict import Verdict, format_ranks
 
-DEFAULT_HEARTBEAT_SECS = 5.0
-DEFAULT_LINGER_SECS = 30.0
 _LOOK_NOW_SECS = 1.0
 """How long, in seconds, a deadline may be overdrawn to see whether progress extends it."""
 _ABORT_POLL_SECS = 0.02
@@ -54,27 +45,6 @@ _ABORT_PATIENCE_SECS = 0.2
 _STAGGER_ABOVE = 32  # ranks
 _STAGGER_SECS = 0.004  # per rank
 _MAX_STAGGER_SECS = 2.0
-
-BarrierPrefix = Annotated[
-    str, Meta(description="name of this barrier; barriers with different ones never meet")
-]
-Generation = Annotated[
-    str | None,
-    Meta(description="changes when the whole job restarts; from the launcher if not given"),
-]
-HeartbeatSecs = Annotated[
-    float, Meta(description="seconds between signs of life; 0: none, dead ranks are found by pid")
-]
-ProgressExtendsDeadline = Annotated[
-    bool, Meta(description="count the hard limit from the late ranks' last reported progress")
-]
-LingerSecs = Annotated[
-    float,
-    Meta(
-        description="how long the rank that hosts the store waits for others in close(), in "
-        "seconds; 5 at most after a failure"
-    ),
-]
 
 
 class StoreBarrier(Barrier):
@@ -160,7 +130,7 @@ class StoreBarrier(Barrier):
         check_name("generation", generation)
         self._connect = connect
         self.barrier_prefix, self.generation = barrier_prefix, generation
-        self._seat = Seat.take(self, (store_name, barrier_prefix, generation, global_rank))
+        self._seat = Slot.take(self, (store_name, barrier_prefix, generation, global_rank))
         self._keys = Keys(barrier_prefix, f"{generation}.{self._seat.number}")
         with ExitStack() as undo:
             undo.callback(self._seat.give_back)
@@ -177,7 +147,7 @@ class StoreBarrier(Barrier):
             except StoreLostError as error:
                 raise BarrierSetupError(f"cannot join through the {store_name}: {error}") from error
             undo.pop_all()
-        self._examiner = Examiner(self._keys, me, heartbeat_secs)
+        self._examiner = FailureDetector(self._keys, me, heartbeat_secs)
         self._watcher = Watcher(
             connect,
             self._keys,
@@ -394,7 +364,7 @@ class StoreBarrier(Barrier):
             tag=slow.tag,
             waited_secs=waited_secs,
             missing=slow.missing,
-            spokesman=slow.arrived[:1] == [self._rank],
+            reporter=slow.arrived[:1] == [self._rank],
         )
 
     def _collect(self, series: Series) -> None:
@@ -450,7 +420,7 @@ class StoreBarrier(Barrier):
     def _report_progress(self, progress: str) -> None:
         self._watcher.report_progress(progress)
 
-    def _open(self, connect: Connect) -> StoreLine:
+    def _open(self, connect: Connect) -> StoreClient:
         """Open the caller's line, to join on; a backend whose rank 0 hosts the store overrides it.
 
         Raises:
@@ -458,7 +428,7 @@ class StoreBarrier(Barrier):
         """
         return connect()
 
-    def _wait_for_host(self, line: StoreLine, deadline: float) -> None:
+    def _wait_for_host(self, line: StoreClient, deadline: float) -> None:
         """Return once rank 0 has come to this barrier; see `wait_for_host`."""
         keys = wait_for_host(line, self._keys, deadline)
         if keys is not self._keys:
@@ -489,10 +459,10 @@ class StoreBarrier(Barrier):
         self._seat.give_back(used=True)
 
 
-def _light_beacon(line: StoreLine) -> Beacon | None:
+def _light_beacon(line: StoreClient) -> LivenessPort | None:
     """Open a beacon at this host's address; None where it has none that others can reach."""
     address = line.address()
     try:
-        return None if address is None else Beacon(address)
+        return None if address is None else LivenessPort(address)
     except OSError:
         return None  # silence then stays silence: nobody can tell this rank's death by knocking

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from barrier_core.agreement.log import arrival_record
+from barrier_core.agreement.round_log import arrival_record
 
 ROUND_DIGITS = 12
 """Digits of a round's number in its keys, which are thus of one length.
@@ -61,7 +61,7 @@ class Keys:
 
     @property
     def number(self) -> int:
-        """Which barrier of this prefix in the job's generation it is, from 0 (see `Seat`)."""
+        """Which barrier of this prefix in the job's generation it is, from 0 (see `Slot`)."""
         return int(self.generation_name.rpartition(".")[2])
 
     def is_after(self, other: Keys) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from barrier_core.agreement.keys import Keys
-from barrier_core.agreement.roster import Examiner, leave, read_left
-from barrier_core.agreement.store import StoreLine
+from barrier_core.agreement.membership import FailureDetector, leave, read_left
+from barrier_core.agreement.store import StoreClient
 from barrier_core.agreement.watcher import LOOK_SECS
-from barrier_core.ranks import RankStatus
+from barrier_core.verdict import RankStatus
 
 _FAILED_LINGER_SECS = 5.0
 """After a failure: whoever waited has the verdict, and who is late must not hold up the exit."""
@@ -16,11 +16,11 @@ _POLL_SECS = 0.05
 
 
 def sign_off(
-    line: StoreLine,
+    line: StoreClient,
     keys: Keys,
     rank: int,
     world_size: int,
-    examiner: Examiner,
+    examiner: FailureDetector,
     linger_secs: float,
     failed: bool,
 ) -> bool:

@@ -26,8 +26,8 @@ from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar
 
 from barrier_core.agreement.keys import RoundKeys
-from barrier_core.agreement.log import Break, Log, break_record, parse
-from barrier_core.agreement.store import StoreLine
+from barrier_core.agreement.round_log import Break, Log, break_record, parse
+from barrier_core.agreement.store import StoreClient
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ T = TypeVar("T")
 class Withdraw(NamedTuple):
     """Stop waiting for the bell; answers whether it had rung."""
 
-    def run(self, line: StoreLine) -> bool:
+    def run(self, line: StoreClient) -> bool:
         """Do it on a line."""
         return line.withdraw()
 
@@ -45,7 +45,7 @@ class Remove(NamedTuple):
 
     keys: tuple[str, ...]
 
-    def run(self, line: StoreLine) -> None:
+    def run(self, line: StoreClient) -> None:
         """Do it on a line."""
         line.remove(self.keys)
 
@@ -56,7 +56,7 @@ class Append(NamedTuple):
     key: str
     record: bytes
 
-    def run(self, line: StoreLine) -> None:
+    def run(self, line: StoreClient) -> None:
         """Do it on a line."""
         line.append(self.key, self.record)
 
@@ -66,7 +66,7 @@ class Read(NamedTuple):
 
     key: str
 
-    def run(self, line: StoreLine) -> bytes | None:
+    def run(self, line: StoreClient) -> bytes | None:
         """Do it on a line."""
         return line.read([self.key])[0]
 
@@ -75,7 +75,7 @@ Operation = Withdraw | Remove | Append | Read
 Steps = Generator[Operation, Any, T]
 
 
-def run(steps: Steps[T], line: StoreLine) -> T:
+def run(steps: Steps[T], line: StoreClient) -> T:
     """Run the steps of the protocol on a real line."""
     answer: Any = None
     while True:

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from barrier_core.agreement.keys import Series
-from barrier_core.agreement.log import passed
+from barrier_core.agreement.round_log import passed
 from barrier_core.agreement.wakeup import WakeUp
 
 BRIEF_SECS = 0.25
-"""How long `StoreLine.wait_briefly` waits."""
+"""How long `StoreClient.wait_briefly` waits."""
 _FIRST_POLL_SECS = 0.001
 _LAST_POLL_SECS = 0.1
 
@@ -25,7 +25,7 @@ class StoreLostError(ConnectionError):
     """The store did not answer, or hung up. The engine turns it into a verdict."""
 
 
-class StoreLine(abc.ABC):
+class StoreClient(abc.ABC):
     """One rank's connection to the store; used by one thread at a time, but for `wake`.
 
     Keys and values are short text and bytes. Operations on one line take effect in the order they
@@ -111,5 +111,5 @@ class StoreLine(abc.ABC):
         self._waits_for = ("", 0)
 
 
-Connect = Callable[[], StoreLine]
+Connect = Callable[[], StoreClient]
 """Opens a line. Raises `StoreLostError` when the store cannot be reached."""

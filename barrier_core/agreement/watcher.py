@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from barrier_core.agreement.keys import Keys, Series
-from barrier_core.agreement.log import Break, decode_break, decode_verdict, parse
-from barrier_core.agreement.processes import Beacon
-from barrier_core.agreement.roster import Examiner, Pulse
-from barrier_core.agreement.store import Connect, StoreLine, StoreLostError
+from barrier_core.agreement.liveness import LivenessPort
+from barrier_core.agreement.membership import FailureDetector, Heartbeat
+from barrier_core.agreement.round_log import Break, decode_break, decode_verdict, parse
+from barrier_core.agreement.store import Connect, StoreClient, StoreLostError
 from barrier_core.agreement.wakeup import WakeUp
-from barrier_core.ranks import RankStatus, format_ranks
-from barrier_core.verdict import Verdict
+from barrier_core.verdict import RankStatus, Verdict, format_ranks
 
 logger = logging.getLogger("barrier_core")
 
@@ -85,11 +84,11 @@ class Watcher:
         rank: int,
         world_size: int,
         heartbeat_secs: float,
-        examiner: Examiner,
-        beacon: Beacon | None,
+        examiner: FailureDetector,
+        beacon: LivenessPort | None,
     ) -> None:
         self._connect = connect
-        self._line: StoreLine | None = None
+        self._line: StoreClient | None = None
         self._keys = keys
         self._rank = rank
         self._world_size = world_size
@@ -213,7 +212,7 @@ class Watcher:
         ]
         return max(min(pauses), 0.001) if pauses else None
 
-    def _beat(self, line: StoreLine) -> None:
+    def _beat(self, line: StoreClient) -> None:
         now = time.monotonic()
         due = bool(self._heartbeat_secs) and now >= self._next_beat
         if not due and not (self._progress_is_new and now >= self._next_progress):
@@ -222,7 +221,7 @@ class Watcher:
         self._next_progress = now + _PROGRESS_SECS
         self._beats += 1
         age = None if self._progress is None else now - self._progress_at
-        pulse = Pulse(self._beats, self._progress, age)
+        pulse = Heartbeat(self._beats, self._progress, age)
         line.write(self._keys.pulse(self._rank), msgspec.json.encode(pulse))
         if due:
             self._next_beat = now + self._heartbeat_secs
@@ -230,7 +229,7 @@ class Watcher:
                 self._beacon.drain()
             self.notice = self._ask(line, None) or self.notice
 
-    def _ask(self, line: StoreLine, round_number: int | None) -> Finding | None:
+    def _ask(self, line: StoreClient, round_number: int | None) -> Finding | None:
         """Ask whether the others have decided something."""
         verdict, alarm, passed = line.read(
             [self._keys.verdict, self._keys.alarm, self._keys.passed]
@@ -243,7 +242,7 @@ class Watcher:
             return Passed()
         return None
 
-    def _look_after(self, line: StoreLine, slow: SlowRound) -> None:
+    def _look_after(self, line: StoreClient, slow: SlowRound) -> None:
         slow.finding = self._ask(line, slow.number)
         now = time.monotonic()
         waited = now - slow.started
@@ -266,7 +265,7 @@ class Watcher:
         # At random, since all ranks have begun to wait at once and must not look at once.
         return max(LOOK_SECS, 2 * random.random() * _OTHERS_LOOK_SECS * self._world_size)
 
-    def _look(self, line: StoreLine, slow: SlowRound) -> Finding | None:
+    def _look(self, line: StoreClient, slow: SlowRound) -> Finding | None:
         log = parse(line.read([slow.log])[0] or b"")
         slow.arrived = [arrival.rank for arrival in log.arrivals]
         if log.broken_by is not None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from barrier_core.contract import Capability
+from barrier_core.discovery.known_backends import KNOWN_BACKENDS
+from barrier_core.discovery.registry import Registry
 from barrier_core.errors import BarrierPluginError
-from barrier_core.known_backends import KNOWN_BACKENDS
-from barrier_core.registry import Registry
 
 
 @dataclass(frozen=True)

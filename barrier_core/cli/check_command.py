@@ -24,7 +24,7 @@ from barrier_core.cli.chosen import (
 from barrier_core.cli.output import show
 from barrier_core.contract import Barrier
 from barrier_core.errors import BarrierConfigError, BarrierError
-from barrier_core.ranks import RankInfo
+from barrier_core.launcher import RankInfo
 
 _TAG = "barrier check"
 

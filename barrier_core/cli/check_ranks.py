@@ -19,7 +19,8 @@ from barrier_core.cli.check_figures import SHOW_EVERY_SECS, Figures, progress, t
 from barrier_core.cli.chosen import FailedError
 from barrier_core.cli.output import show
 from barrier_core.errors import BarrierError
-from barrier_core.ranks import RankInfo, format_ranks
+from barrier_core.launcher import RankInfo
+from barrier_core.verdict import format_ranks
 
 _STDERR = 2
 # How long after one rank has failed the others may take to say why they fail.

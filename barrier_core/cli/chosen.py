@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 
 import click
 
-from barrier_core.arguments import bind_arguments
 from barrier_core.config import BarrierConfig, create_barrier_from_config
-from barrier_core.contract import Barrier, Capability, check_seconds
+from barrier_core.contract import Barrier, Capability
+from barrier_core.discovery.arguments import bind_arguments
+from barrier_core.discovery.registry import registry
 from barrier_core.errors import BarrierConfigError
-from barrier_core.ranks import RankInfo
-from barrier_core.registry import registry
+from barrier_core.launcher import RankInfo
+from barrier_core.options import check_seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -9,11 +9,11 @@ import click
 from rich.padding import Padding
 from rich.text import Text
 
-from barrier_core.arguments import Option, options_of
 from barrier_core.cli.backends import Backend, one_backend
 from barrier_core.cli.output import plain, show, show_json, state_text
+from barrier_core.discovery.arguments import Option, options_of
+from barrier_core.discovery.registry import registry
 from barrier_core.errors import BarrierError
-from barrier_core.registry import registry
 
 
 class _CannotTellError(click.ClickException):

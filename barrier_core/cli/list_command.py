@@ -13,7 +13,7 @@ from barrier_core.cli.backends import (
     known_but_not_installed,
 )
 from barrier_core.cli.output import plain, show, show_json, state_text
-from barrier_core.registry import registry
+from barrier_core.discovery.registry import registry
 
 
 @click.command("list")

@@ -12,8 +12,8 @@ from string import Template
 import click
 
 from barrier_core.contract import CONTRACT_VERSION
-from barrier_core.known_backends import KNOWN_BACKENDS, OWN_NAMES
-from barrier_core.registry import registry
+from barrier_core.discovery.known_backends import KNOWN_BACKENDS, OWN_NAMES
+from barrier_core.discovery.registry import registry
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 

@@ -14,8 +14,8 @@ from barrier_core.cli.chosen import (
     choosing_options,
     leave,
 )
-from barrier_core.contract import check_name
 from barrier_core.errors import BarrierConfigError, BarrierError, BarrierUsageError
+from barrier_core.options import check_name
 
 
 class _NotSetUpError(click.ClickException):

@@ -15,7 +15,6 @@ from typing import TypeVar
 
 import msgspec
 
-from barrier_core.ranks import format_ranks
 from barrier_core.report.align import Aligned
 from barrier_core.report.detail import choose_detail, failures_of
 from barrier_core.report.model import (
@@ -30,6 +29,7 @@ from barrier_core.report.model import (
 from barrier_core.report.over_time import Measured, heat_of, median_of, trend_of, worst_of
 from barrier_core.report.read import Progress
 from barrier_core.report.rounds import Run
+from barrier_core.verdict import format_ranks
 
 _HEAT_ROWS = 256
 _TAGS = 500

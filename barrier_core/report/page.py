@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from barrier_core.ranks import format_ranks
 from barrier_core.report.model import DetailedRound, Report
+from barrier_core.verdict import format_ranks
 
 # What keeps the page of a run of 100,000 ranks at a few megabytes. Lists come costliest first, so
 # that what is left out costs least; the page says how many there are.

@@ -20,7 +20,7 @@ from barrier_core.observers.trace_format import (
     PassedRound,
     TraceStart,
 )
-from barrier_core.ranks import format_ranks
+from barrier_core.verdict import format_ranks
 
 Progress = Callable[[str, float], None]
 """Is told what is being done, and which share of it is done."""

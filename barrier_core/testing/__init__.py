@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from barrier_core.testing.contract import BarrierContract
+    from barrier_core.testing.conformance import BarrierContract
     from barrier_core.testing.rank_side import MakeBarrier, Place
 
 __all__ = ["BarrierContract", "MakeBarrier", "Place"]
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "BarrierContract":
-        from barrier_core.testing import contract as module
+        from barrier_core.testing import conformance as module
     else:
         from barrier_core.testing import rank_side as module  # type: ignore[no-redef]
     return getattr(module, name)

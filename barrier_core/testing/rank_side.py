@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from barrier_core.contract import Barrier
-from barrier_core.hookspecs import hookimpl, plugin_manager
-from barrier_core.ranks import RankStatus
-from barrier_core.testing.processes import wait_until
+from barrier_core.hooks import hookimpl, plugin_manager
+from barrier_core.testing.rank_processes import wait_until
+from barrier_core.verdict import RankStatus
 
 TEST_TIMEOUT_SECS = 60.0
 """The limit that no test is meant to reach."""

@@ -7,7 +7,7 @@ import os
 import socket
 from typing import Any
 
-from barrier_core.testing.processes import state
+from barrier_core.testing.rank_processes import state
 from benchmarks.contender import HOST, TIMEOUT_SECS, Contender
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from barrier_core.testing.processes import RankProcesses
+from barrier_core.testing.rank_processes import RankProcesses
 from examples.sharded_checkpoint import demo
 
 DEMO = Path(demo.__file__)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from barrier_core import BarrierConfig, BarrierConfigError, BarrierTimeoutError
-from barrier_core.testing.processes import RankProcesses
-from tests.torch_ranks import WORLD_SIZE, free_port, gloo_group
+from barrier_core.testing.rank_processes import RankProcesses
+from tests.support.torch_ranks import WORLD_SIZE, free_port, gloo_group
 
 ROOT = Path(__file__).parents[2]
 SHORT_SECS = 1

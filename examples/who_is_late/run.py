@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from barrier_core.testing.network import Network
+from tests.support.network import Network
 
 JOB = Path(__file__).with_name("job.py")
 HOSTS = ["gpu-1", "gpu-2", "gpu-3", "gpu-4"]

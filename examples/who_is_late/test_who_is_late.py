@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from barrier_core.testing.network import Network
 from examples.who_is_late import run
+from tests.support.network import Network
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import importlib_metadata
 import pytest
 
 from barrier_core.contract import Barrier
-from barrier_core.hookspecs import new_manager, plugin_manager
-from barrier_core.registry import Registry
-from barrier_core.registry import registry as the_registry
+from barrier_core.discovery.registry import Registry
+from barrier_core.discovery.registry import registry as the_registry
+from barrier_core.hooks import new_manager, plugin_manager
 
 WORKING_BACKEND = """
 from barrier_core.contract import Barrier, Capability

@@ -30,25 +30,25 @@ from barrier_core import (
     hookimpl,
 )
 from barrier_core.agreement.barrier import StoreBarrier
+from barrier_core.agreement.cleanup import COLLECT_EVERY
 from barrier_core.agreement.keys import Keys
-from barrier_core.agreement.local import _STORE, LocalBarrier, LocalLine
-from barrier_core.agreement.log import parse, passed
-from barrier_core.agreement.retire import COLLECT_EVERY
-from barrier_core.agreement.store import BRIEF_SECS, Connect, StoreLine
+from barrier_core.agreement.round_log import parse, passed
+from barrier_core.agreement.store import BRIEF_SECS, Connect, StoreClient
 from barrier_core.agreement.watcher import Watcher
-from barrier_core.hookspecs import plugin_manager
+from barrier_core.backends.local import _STORE, LocalBarrier, LocalClient
+from barrier_core.hooks import plugin_manager
 
 SHORT_SECS = 0.6  # a hard limit that is meant to pass
 
 
-class PollingLine(LocalLine):
+class PollingLine(LocalClient):
     """A line to a store that cannot block: waiting is asking again and again."""
 
-    wait = StoreLine.wait
-    wake = StoreLine.wake
+    wait = StoreClient.wait
+    wake = StoreClient.wake
 
 
-class LateLine(LocalLine):
+class LateLine(LocalClient):
     """A line that hears that all have arrived only when its time is over."""
 
     def wait(self, timeout_secs: float) -> bool:
@@ -60,7 +60,7 @@ class LateLine(LocalLine):
 
 class PollingBarrier(StoreBarrier):
     barrier_type = "polling"
-    line_class: type[LocalLine] = PollingLine
+    line_class: type[LocalClient] = PollingLine
 
     def __init__(
         self, global_rank: int, global_world_size: int, barrier_prefix: str, timeout_secs: float
@@ -88,7 +88,7 @@ class FollowingBarrier(LocalBarrier):
 
     patience_secs = 20.0
 
-    def _open(self, connect: Connect) -> StoreLine:
+    def _open(self, connect: Connect) -> StoreClient:
         line = super()._open(connect)
         if self._rank != 0:
             self._wait_for_host(line, time.monotonic() + self.patience_secs)
@@ -322,11 +322,11 @@ def test_a_timeout_is_one_verdict_for_all_the_late_rank_included(
 def test_a_limit_shorter_than_a_brief_wait_does_not_begin_with_one(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def too_long(self: StoreLine) -> bool:
+    def too_long(self: StoreClient) -> bool:
         raise AssertionError("this wait is longer than the limit")
 
     barrier = job.barriers(2)[0]
-    monkeypatch.setattr(StoreLine, "wait_briefly", too_long)
+    monkeypatch.setattr(StoreClient, "wait_briefly", too_long)
 
     with pytest.raises(BarrierTimeoutError):
         barrier.execute_barrier(timeout_secs=0.9 * BRIEF_SECS)
@@ -648,7 +648,7 @@ def test_a_rank_of_another_protocol_version_is_refused_and_the_others_are_told(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranks = arriving(job.barrier(0, 2))
-    monkeypatch.setattr("barrier_core.agreement.roster.PROTOCOL_VERSION", 7)
+    monkeypatch.setattr("barrier_core.agreement.membership.PROTOCOL_VERSION", 7)
 
     with pytest.raises(RankConflictError, match=r"version 7, .* version 1; install one version"):
         job.barrier(1, 2)
@@ -699,10 +699,10 @@ def test_rounds_that_pass_although_they_are_interrupted_leave_nothing_either(
 ) -> None:
     barrier = job.barrier(0, 1)
 
-    def interrupt(line: StoreLine) -> bool:
+    def interrupt(line: StoreClient) -> bool:
         raise Interrupted("all have arrived")
 
-    monkeypatch.setattr(LocalLine, "wait_briefly", interrupt)
+    monkeypatch.setattr(LocalClient, "wait_briefly", interrupt)
     for number in range(1, 3 * COLLECT_EVERY + 1):
         with pytest.raises(Interrupted):
             barrier.execute_barrier()
@@ -813,10 +813,10 @@ class Listener:
         barrier: Barrier,
         waited_secs: float,
         missing: tuple[RankStatus, ...],
-        spokesman: bool,
+        reporter: bool,
     ) -> None:
         ranks = [status.rank for status in missing]
-        self.heard.setdefault(barrier.rank_info.global_rank, (ranks, spokesman, waited_secs))
+        self.heard.setdefault(barrier.rank_info.global_rank, (ranks, reporter, waited_secs))
 
 
 def test_after_the_soft_limit_observers_hear_who_is_missing(job: Job) -> None:
@@ -829,7 +829,7 @@ def test_after_the_soft_limit_observers_hear_who_is_missing(job: Job) -> None:
         ranks.pass_()
 
     assert [missing for missing, _, _ in listener.heard.values()] == [[3]] * 3
-    assert sorted(spokesman for _, spokesman, _ in listener.heard.values()) == [False, False, True]
+    assert sorted(reporter for _, reporter, _ in listener.heard.values()) == [False, False, True]
     assert all(0.5 <= waited < 5 for _, _, waited in listener.heard.values())
 
 

@@ -9,8 +9,8 @@ import pytest
 from msgspec import Meta
 
 from barrier_core import BarrierConfigError, RankInfo
-from barrier_core.agreement.local import LocalBarrier
-from barrier_core.arguments import bind_arguments, options_of
+from barrier_core.backends.local import LocalBarrier
+from barrier_core.discovery.arguments import bind_arguments, options_of
 
 if TYPE_CHECKING:
     from somewhere_else import (  # type: ignore[import-not-found]  # as in a plugin's own code

@@ -22,7 +22,7 @@ from barrier_core.cli import (
     new_command,
     wait_command,
 )
-from barrier_core.known_backends import KNOWN_BACKENDS
+from barrier_core.discovery.known_backends import KNOWN_BACKENDS
 from tests.core.conftest import FailingFinder, Site
 
 ROOT = Path(__file__).parents[2]

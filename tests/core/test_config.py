@@ -23,9 +23,9 @@ from barrier_core import (
     hookimpl,
     register_barrier,
 )
-from barrier_core.contract import TimeoutSecs, WarnAfterSecs
-from barrier_core.hookspecs import plugin_manager
-from barrier_core.registry import registry as the_registry
+from barrier_core.discovery.registry import registry as the_registry
+from barrier_core.hooks import plugin_manager
+from barrier_core.options import TimeoutSecs, WarnAfterSecs
 from tests.core.conftest import Site
 
 

@@ -22,7 +22,7 @@ from barrier_core import (
     hookimpl,
 )
 from barrier_core.errors import failure
-from barrier_core.hookspecs import plugin_manager
+from barrier_core.hooks import plugin_manager
 
 
 def do_nothing() -> None:

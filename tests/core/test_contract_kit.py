@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 import barrier_core.testing
-from barrier_core.agreement.local import LocalBarrier
+from barrier_core.backends.local import LocalBarrier
 from barrier_core.contract import Capability
 from barrier_core.testing import BarrierContract, Place
 from barrier_core.testing.job import Job

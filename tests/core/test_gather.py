@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from barrier_core import BarrierConnectionError, BarrierTimeoutError, BarrierUsageError
-from barrier_core.agreement.local import _STORE, LocalBarrier, LocalLine
 from barrier_core.agreement.store import StoreLostError
+from barrier_core.backends.local import _STORE, LocalBarrier, LocalClient
 
 WORLD_SIZE = 3
 
@@ -87,10 +87,10 @@ def test_a_closed_barrier_gathers_nothing(barriers: list[LocalBarrier]) -> None:
 def test_a_store_that_is_lost_is_a_connection_error(
     barriers: list[LocalBarrier], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def append(self: LocalLine, key: str, record: bytes) -> None:
+    def append(self: LocalClient, key: str, record: bytes) -> None:
         raise StoreLostError("it burnt down")
 
-    monkeypatch.setattr(LocalLine, "append", append)
+    monkeypatch.setattr(LocalClient, "append", append)
 
     with pytest.raises(BarrierConnectionError, match="it burnt down"):
         barriers[0].gather("mine")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from barrier_core.hookspecs import new_manager
-from barrier_core.registry import Registry
+from barrier_core.discovery.registry import Registry
+from barrier_core.hooks import new_manager
 from tests.core.conftest import FailingFinder, Site
 
 # --- observers -----------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from barrier_core.agreement import local
-from barrier_core.agreement.local import LocalBarrier
+from barrier_core.backends import local
+from barrier_core.backends.local import LocalBarrier
 from barrier_core.testing import BarrierContract, MakeBarrier, Place
 
 

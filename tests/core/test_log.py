@@ -8,7 +8,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from barrier_core.agreement.log import (
+from barrier_core.agreement.round_log import (
     Arrival,
     Break,
     all_tags,

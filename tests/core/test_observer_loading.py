@@ -16,8 +16,8 @@ import pluggy
 import pytest
 
 from barrier_core import hookimpl
-from barrier_core.hookspecs import new_manager
-from barrier_core.registry import Registry
+from barrier_core.discovery.registry import Registry
+from barrier_core.hooks import new_manager
 from tests.core.conftest import Site
 
 ROOT = Path(__file__).parents[2]
@@ -291,8 +291,8 @@ def test_control_c_ends_the_wait_for_one_that_hangs(site: Site) -> None:
 def test_a_forked_child_neither_waits_for_one_that_hangs_nor_tries_it_again(site: Site) -> None:
     script = """
 import os
-from barrier_core.hookspecs import new_manager
-from barrier_core.registry import Registry
+from barrier_core.hooks import new_manager
+from barrier_core.discovery.registry import Registry
 
 registry = Registry(new_manager())
 registry.load_observers(limit_secs=0.1)

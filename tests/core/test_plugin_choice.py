@@ -8,11 +8,11 @@ import importlib_metadata
 import pytest
 
 from barrier_core import BarrierConfigError, BarrierPluginError, UnknownBarrierTypeError
-from barrier_core.agreement.local import LocalBarrier
+from barrier_core.backends.local import LocalBarrier
 from barrier_core.cli.backends import all_backends
-from barrier_core.hookspecs import new_manager
-from barrier_core.known_backends import CORE, OWN_NAMES
-from barrier_core.registry import Registry
+from barrier_core.discovery.known_backends import CORE, OWN_NAMES
+from barrier_core.discovery.registry import Registry
+from barrier_core.hooks import new_manager
 from tests.core.conftest import WORKING_BACKEND, OneRank, Site
 
 # --- the core's own names ------------------------------------------------------------------------
@@ -21,7 +21,7 @@ from tests.core.conftest import WORKING_BACKEND, OneRank, Site
 @pytest.fixture
 def usurper(site: Site) -> Site:
     """A site in which the core is installed, and another distribution that claims its name."""
-    site.install("barrier_core", {"local": "barrier_core.agreement.local:LocalBarrier"})
+    site.install("barrier_core", {"local": "barrier_core.backends.local:LocalBarrier"})
     site.install_backend("local", "usurper")
     return site
 

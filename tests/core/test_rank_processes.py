@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from barrier_core.errors import BarrierTimeoutError
-from barrier_core.ranks import RankStatus
-from barrier_core.testing.processes import RankEndedError, RankProcesses, state, wait_until
-from barrier_core.verdict import Verdict
+from barrier_core.testing.rank_processes import RankEndedError, RankProcesses, state, wait_until
+from barrier_core.verdict import RankStatus, Verdict
 
 VERDICT = Verdict("timeout", 3, rank=1, world_size=2, missing=(RankStatus(0, "alive", "a", 7),))
 

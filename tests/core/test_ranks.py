@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from barrier_core import BarrierConfigError, RankInfo
-from barrier_core.ranks import format_ranks, generation_from_environment
+from barrier_core.launcher import generation_from_environment
+from barrier_core.verdict import format_ranks
 
 TORCHRUN = {
     "RANK": "5",

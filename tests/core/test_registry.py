@@ -15,10 +15,10 @@ from barrier_core import (
     BarrierError,
     UnknownBarrierTypeError,
 )
-from barrier_core.discovery import FoundPlugin
-from barrier_core.known_backends import CORE, KNOWN_BACKENDS
-from barrier_core.registry import Registry, RegistryView
-from barrier_core.registry import registry as the_registry
+from barrier_core.discovery.finder import FoundPlugin
+from barrier_core.discovery.known_backends import CORE, KNOWN_BACKENDS
+from barrier_core.discovery.registry import Registry, RegistryView
+from barrier_core.discovery.registry import registry as the_registry
 from tests.core.conftest import WORKING_BACKEND, OneRank, Site
 
 

@@ -17,7 +17,7 @@ from barrier_core.report.analyse import tag_pattern
 from barrier_core.report.make import Made, make_report
 from barrier_core.report.model import Report
 from barrier_core.report.perfetto import write_perfetto
-from tests.core.synthetic_traces import BEGAN, Host, SyntheticJob
+from tests.support.synthetic_traces import BEGAN, Host, SyntheticJob
 
 HOSTS = [Host("a"), Host("a"), Host("b", ahead_secs=2, drift_ppm=30), Host("b", 2, 30)]
 TOLERANCE = 200e-6 * len(HOSTS)

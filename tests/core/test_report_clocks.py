@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from barrier_core.observers.trace_format import ClockReading
 from barrier_core.report.make import make_report
 from barrier_core.report.model import Report
-from tests.core.synthetic_traces import BEGAN, Host, SyntheticJob
+from tests.support.synthetic_traces import BEGAN, Host, SyntheticJob
 
 
 def report_on(*jobs: SyntheticJob) -> Report:

@@ -17,12 +17,12 @@ import pytest
 
 from barrier_core import Barrier, BarrierTimeoutError, create_barrier
 from barrier_core.cli.report_text import duration
-from barrier_core.hookspecs import plugin_manager
-from barrier_core.observers.trace import TraceObserver
+from barrier_core.hooks import plugin_manager
+from barrier_core.observers.trace_observer import TraceObserver
 from barrier_core.report.model import Report
-from barrier_core.testing.processes import wait_until
-from tests.core.synthetic_traces import BEGAN, Host, SyntheticJob
+from barrier_core.testing.rank_processes import wait_until
 from tests.core.test_cli import Command
+from tests.support.synthetic_traces import BEGAN, Host, SyntheticJob
 
 
 @pytest.fixture

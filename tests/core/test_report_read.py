@@ -15,7 +15,7 @@ from barrier_core.observers.trace_format import PassedRound, TraceStart
 from barrier_core.report.make import make_report
 from barrier_core.report.model import Report
 from barrier_core.report.read import NoTraceError
-from tests.core.synthetic_traces import BEGAN, Host, SyntheticJob
+from tests.support.synthetic_traces import BEGAN, Host, SyntheticJob
 
 A, B = Host("a"), Host("b", ahead_secs=4)
 

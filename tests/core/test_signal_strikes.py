@@ -7,8 +7,8 @@ import uuid
 import pytest
 
 from barrier_core import Barrier
-from barrier_core.agreement.local import LocalBarrier
-from barrier_core.testing.lightning import Lightning, abort_in_rounds, raise_in_rounds, strike
+from barrier_core.backends.local import LocalBarrier
+from tests.support.signal_injection import Lightning, abort_in_rounds, raise_in_rounds, strike
 
 STRIKES = 1500
 

@@ -22,9 +22,8 @@ from barrier_core import (
     BarrierTimeoutError,
     create_barrier,
 )
-from barrier_core.hookspecs import plugin_manager
-from barrier_core.observers import trace
-from barrier_core.observers.trace import TraceObserver
+from barrier_core.hooks import plugin_manager
+from barrier_core.observers import trace_observer as trace
 from barrier_core.observers.trace_format import (
     BarrierStart,
     ClockReading,
@@ -33,7 +32,8 @@ from barrier_core.observers.trace_format import (
     PassedRound,
     TraceStart,
 )
-from barrier_core.testing.processes import RankProcesses, state, wait_until
+from barrier_core.observers.trace_observer import TraceObserver
+from barrier_core.testing.rank_processes import RankProcesses, state, wait_until
 
 
 class Alone(Barrier):
@@ -359,7 +359,7 @@ def test_the_environment_turns_it_on(tmp_path: Path) -> None:
         "from barrier_core import create_barrier\n"
         "with create_barrier('local', global_rank=0, global_world_size=1) as barrier:\n"
         "    barrier.execute_barrier(tag='traced')\n"
-        "print('barrier_core.observers.trace' in sys.modules)\n"
+        "print('barrier_core.observers.trace_observer' in sys.modules)\n"
     )
 
     def run(**environ: str) -> str:

@@ -13,11 +13,13 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from barrier_core.agreement.barrier import BarrierPrefix, Generation, StoreBarrier
-from barrier_core.agreement.store import StoreLine, StoreLostError
-from barrier_core.contract import (
+from barrier_core.agreement.barrier import StoreBarrier
+from barrier_core.agreement.store import StoreClient, StoreLostError
+from barrier_core.options import (
     DEFAULT_TIMEOUT_SECS,
     DEFAULT_WARN_AFTER_SECS,
+    BarrierPrefix,
+    Generation,
     GlobalRank,
     GlobalWorldSize,
     TimeoutSecs,
@@ -29,7 +31,7 @@ _BEGIN, _END = b"\2", b"\3"
 not count."""
 
 
-class FileLine(StoreLine):
+class FileClient(StoreClient):
     """One file per key. The README says why each operation is atomic."""
 
     def __init__(self, directory: Path) -> None:
@@ -124,7 +126,7 @@ class FileBarrier(StoreBarrier):
         super().__init__(
             global_rank,
             global_world_size,
-            connect=lambda: FileLine(path),
+            connect=lambda: FileClient(path),
             store_name=f"directory {path}",
             barrier_prefix=barrier_prefix,
             generation=generation,

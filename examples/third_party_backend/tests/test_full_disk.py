@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from barrier_file import FileBarrier, FileLine
+from barrier_file import FileBarrier, FileClient
 
 from barrier_core import BarrierConnectionError
 from barrier_core.agreement.store import StoreLostError
@@ -42,13 +42,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> FileLine:
-    return FileLine(tmp_path / "store")
+def line(tmp_path: Path) -> FileClient:
+    return FileClient(tmp_path / "store")
 
 
 @pytest.mark.parametrize("written", range(1, 8))
 def test_a_record_that_is_cut_off_anywhere_does_not_count_and_spoils_no_other(
-    line: FileLine, written: int
+    line: FileClient, written: int
 ) -> None:
     line.append("log", b"A1\n")
     with files_no_longer_than(len("(A1.)") + written), pytest.raises(StoreLostError, match="half"):
@@ -59,7 +59,7 @@ def test_a_record_that_is_cut_off_anywhere_does_not_count_and_spoils_no_other(
     assert line.read(["log"]) == [b"A1\nA3\n"]
 
 
-def test_a_draft_that_does_not_fit_is_taken_away(line: FileLine, tmp_path: Path) -> None:
+def test_a_draft_that_does_not_fit_is_taken_away(line: FileClient, tmp_path: Path) -> None:
     with files_no_longer_than(4), pytest.raises(StoreLostError):
         line.write("verdict", b"a long one")
 
@@ -67,7 +67,7 @@ def test_a_draft_that_does_not_fit_is_taken_away(line: FileLine, tmp_path: Path)
 
 
 def test_a_log_on_a_full_disk_is_as_it_was_and_goes_on_when_there_is_room(small_disk: Path) -> None:
-    line = FileLine(small_disk)
+    line = FileClient(small_disk)
     first = b"A" * (PAGE - 8)
     line.append("log", first)  # which leaves a few bytes of its page
     filler = small_disk / "filler"

@@ -12,16 +12,10 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from barrier_core.contract import (
-    DEFAULT_TIMEOUT_SECS,
-    Barrier,
-    Capability,
-    TimeoutSecs,
-    check_seconds,
-)
+from barrier_core.contract import Barrier, Capability
 from barrier_core.errors import BarrierSetupError, failure
-from barrier_core.ranks import RankStatus, format_ranks
-from barrier_core.verdict import Verdict
+from barrier_core.options import DEFAULT_TIMEOUT_SECS, TimeoutSecs, check_seconds
+from barrier_core.verdict import RankStatus, Verdict, format_ranks
 
 Collective = Callable[[timedelta], None]
 

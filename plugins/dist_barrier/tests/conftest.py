@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from barrier_core.testing.processes import RankProcesses
-from tests.torch_ranks import shared_ranks
+from barrier_core.testing.rank_processes import RankProcesses
+from tests.support.torch_ranks import shared_ranks
 
 
 @pytest.fixture

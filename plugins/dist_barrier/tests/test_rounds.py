@@ -22,10 +22,10 @@ from barrier_core import (
     Verdict,
     create_barrier,
 )
-from barrier_core.testing.processes import RankProcesses
+from barrier_core.testing.rank_processes import RankProcesses
 from barrier_dist_barrier import DistBarrier
 from barrier_dist_barrier.barrier import _barrier_with_wait
-from tests.torch_ranks import WORLD_SIZE, assert_held, gloo_group
+from tests.support.torch_ranks import WORLD_SIZE, assert_held, gloo_group
 
 EVERYBODY = range(WORLD_SIZE)
 SHORT_SECS = 1.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from barrier_core.hookspecs import plugin_manager
+from barrier_core.hooks import plugin_manager
 
 # Rank processes import the tests' functions by name, and the example backend.
 ROOT = Path(__file__).parents[3]

@@ -18,8 +18,8 @@ from barrier_core import (
     BarrierUsageError,
     hookimpl,
 )
-from barrier_core.agreement.local import LocalBarrier
-from barrier_core.hookspecs import plugin_manager
+from barrier_core.backends.local import LocalBarrier
+from barrier_core.hooks import plugin_manager
 from barrier_opentelemetry.observer import BUCKETS, MOST_PATTERNS
 from plugins.opentelemetry.tests.memory import Memory, told
 

@@ -11,8 +11,8 @@ from barrier_file import FileBarrier
 from opentelemetry import metrics, trace
 
 from barrier_core import BarrierFailedError, RankStatus, create_barrier, hookimpl, register_barrier
-from barrier_core.hookspecs import plugin_manager
-from barrier_core.testing.processes import RankProcesses, state, wait_until
+from barrier_core.hooks import plugin_manager
+from barrier_core.testing.rank_processes import RankProcesses, state, wait_until
 from plugins.opentelemetry.tests.memory import Memory, told
 
 DEAD = 2

@@ -9,30 +9,28 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from barrier_core.agreement.barrier import (
+from barrier_core.agreement.barrier import StoreBarrier
+from barrier_core.agreement.store import Connect, StoreClient, StoreLostError
+from barrier_core.errors import BarrierConfigError, BarrierSetupError
+from barrier_core.launcher import RankInfo
+from barrier_core.options import (
     DEFAULT_HEARTBEAT_SECS,
     DEFAULT_LINGER_SECS,
+    DEFAULT_TIMEOUT_SECS,
+    DEFAULT_WARN_AFTER_SECS,
     BarrierPrefix,
     Generation,
+    GlobalRank,
+    GlobalWorldSize,
     HeartbeatSecs,
     LingerSecs,
     ProgressExtendsDeadline,
-    StoreBarrier,
-)
-from barrier_core.agreement.store import Connect, StoreLine, StoreLostError
-from barrier_core.contract import (
-    DEFAULT_TIMEOUT_SECS,
-    DEFAULT_WARN_AFTER_SECS,
-    GlobalRank,
-    GlobalWorldSize,
     TimeoutSecs,
     WarnAfterSecs,
     check_seconds,
 )
-from barrier_core.errors import BarrierConfigError, BarrierSetupError
-from barrier_core.ranks import RankInfo
 from barrier_tcp_store.hosting import HostedStore, Place, agent_store, place_of
-from barrier_tcp_store.wire import ANSWER_SECS, TCPStoreLine
+from barrier_tcp_store.wire import ANSWER_SECS, TCPStoreClient
 
 DEFAULT_PORT = 29511
 DEFAULT_INIT_SECS = 300.0
@@ -131,10 +129,10 @@ class TCPStoreBarrier(StoreBarrier):
         except BaseException:
             self._leave_store()
             raise
-        assert isinstance(self._line, TCPStoreLine)
+        assert isinstance(self._line, TCPStoreClient)
         self._line.answer_secs = ANSWER_SECS
 
-    def _open(self, connect: Connect) -> StoreLine:
+    def _open(self, connect: Connect) -> StoreClient:
         """Open the line to join on.
 
         Where rank 0 hosts the store, the server that answers first may be about to end: that of the
@@ -166,11 +164,11 @@ class TCPStoreBarrier(StoreBarrier):
                     raise self._unreachable(error) from error
             time.sleep(_RETRY_SECS)
 
-    def _dial(self, patience_secs: float = ANSWER_SECS) -> TCPStoreLine:
+    def _dial(self, patience_secs: float = ANSWER_SECS) -> TCPStoreClient:
         host, port, namespace = self._place
-        return TCPStoreLine(host, port, patience_secs=patience_secs, namespace=namespace)
+        return TCPStoreClient(host, port, patience_secs=patience_secs, namespace=namespace)
 
-    def _can_ring(self, line: TCPStoreLine) -> bool:
+    def _can_ring(self, line: TCPStoreClient) -> bool:
         """Whether all ranks may use the bell; they agree, as it never rings if one only polls.
 
         Older servers hang up when they are asked for it. Why an ending server is not taken for an

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from barrier_core.agreement.keys import ROUND_DIGITS, Series
-from barrier_core.agreement.store import BRIEF_SECS, StoreLine, StoreLostError
+from barrier_core.agreement.store import BRIEF_SECS, StoreClient, StoreLostError
 
 ANSWER_SECS = 6.0
 """How long the store may take to answer before it counts as lost.
@@ -64,7 +64,7 @@ class _HungUpError(StoreLostError):
     """The server has closed the connection."""
 
 
-class TCPStoreLine(StoreLine):
+class TCPStoreClient(StoreClient):
     """One connection to a TCPStore.
 
     Args:
@@ -111,11 +111,11 @@ class TCPStoreLine(StoreLine):
         """Whether the server knows BARRIER (torch 2.13 does); without it, waiting is polling."""
 
     def append(self, key: str, record: bytes) -> None:
-        """See `StoreLine`; one-way."""
+        """See `StoreClient`; one-way."""
         self._send(_APPEND + self._key(key) + _text(record))
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
-        """See `StoreLine`; all keys in one round trip."""
+        """See `StoreClient`; all keys in one round trip."""
         expect, missing = _text(_MISSING), _text(b"")
         with self._asking():
             self._send(b"".join(_COMPARE_SET + self._key(key) + expect + missing for key in keys))
@@ -123,17 +123,17 @@ class TCPStoreLine(StoreLine):
         return [None if value == _MISSING else value for value in values]
 
     def create(self, key: str, value: bytes) -> bytes:
-        """See `StoreLine`; one round trip."""
+        """See `StoreClient`; one round trip."""
         with self._asking():
             self._send(_COMPARE_SET + self._key(key) + _text(b"") + _text(value))
             return self._receive_text()
 
     def write(self, key: str, value: bytes) -> None:
-        """See `StoreLine`; one-way."""
+        """See `StoreClient`; one-way."""
         self._send(_SET + self._key(key) + _text(value))
 
     def remove(self, keys: Iterable[str]) -> None:
-        """See `StoreLine`; one round trip."""
+        """See `StoreClient`; one round trip."""
         paths = [self._root + key.encode() for key in keys]
         # In one go: rank 0's own round cannot go on while its watcher works this out.
         request = b"".join(
@@ -146,7 +146,7 @@ class TCPStoreLine(StoreLine):
             self._receive(_LENGTH.size * len(paths))
 
     def arrive(self, series: Series, number: int) -> None:
-        """See `StoreLine`; both requests in one packet."""
+        """See `StoreClient`; both requests in one packet."""
         if not self.can_ring:
             return super().arrive(series, number)
         # Every round comes by here, and through `wait_briefly`: only the number is put in.
@@ -169,7 +169,7 @@ class TCPStoreLine(StoreLine):
         ]
 
     def wait_briefly(self) -> bool:
-        """See `StoreLine`; one call, which only the bell, the time or an exception ends.
+        """See `StoreClient`; one call, which only the bell, the time or an exception ends.
 
         Why the time limit is Python's and not the kernel's (``SO_RCVTIMEO``), which would save
         another microsecond: that one starts anew after every signal, so a program with a timer of
@@ -189,7 +189,7 @@ class TCPStoreLine(StoreLine):
         return True
 
     def wait(self, timeout_secs: float) -> bool:
-        """See `StoreLine`; costs nothing while it lasts."""
+        """See `StoreClient`; costs nothing while it lasts."""
         if not self.can_ring:
             return super().wait(timeout_secs)
         # Rounded up: poll counts in milliseconds, and a wait of 0 would spin. It goes on after a
@@ -205,7 +205,7 @@ class TCPStoreLine(StoreLine):
         return True
 
     def withdraw(self) -> bool:
-        """See `StoreLine`; one round trip.
+        """See `StoreClient`; one round trip.
 
         Why this is a fence: the server handles one connection's requests in order, so its answer to
         CANCEL_WAIT says that it has handled the arrival before it. A bell that rang first shows as
@@ -222,13 +222,13 @@ class TCPStoreLine(StoreLine):
         return rung
 
     def wake(self) -> None:
-        """See `StoreLine`."""
+        """See `StoreClient`."""
         super().wake()
         with suppress(OSError):  # closed, or so full that the wait is woken anyway
             os.write(self._wake_writer, b"w")
 
     def close(self) -> None:
-        """See `StoreLine`."""
+        """See `StoreClient`."""
         self._socket.close()
         if self._wake_writer >= 0:
             os.close(self._wake_reader)
@@ -236,7 +236,7 @@ class TCPStoreLine(StoreLine):
             self._wake_reader = self._wake_writer = -1
 
     def address(self) -> str | None:
-        """See `StoreLine`."""
+        """See `StoreClient`."""
         address: str = self._socket.getsockname()[0]
         return address
 

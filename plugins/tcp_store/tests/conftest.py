@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from barrier_core.testing.processes import RankProcesses
+from barrier_core.testing.rank_processes import RankProcesses
 
 # Rank processes import the tests' functions by name.
 ROOT = str(Path(__file__).parents[3])

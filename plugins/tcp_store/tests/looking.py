@@ -8,11 +8,11 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from barrier_core.agreement.keys import Keys
-from barrier_core.agreement.log import parse
+from barrier_core.agreement.round_log import parse
 from barrier_core.errors import BarrierFailedError
-from barrier_core.testing.processes import RankCall, wait_until
+from barrier_core.testing.rank_processes import RankCall, wait_until
 from barrier_core.verdict import Verdict
-from barrier_tcp_store.wire import TCPStoreLine
+from barrier_tcp_store.wire import TCPStoreClient
 from plugins.tcp_store.tests.rank_side import Job
 
 
@@ -21,9 +21,9 @@ def keys_of(job: Job) -> Keys:
     return Keys(job.prefix, f"{job.generation}.0")
 
 
-def line_to(job: Job) -> TCPStoreLine:
+def line_to(job: Job) -> TCPStoreClient:
     """Connect to the job's store."""
-    return TCPStoreLine("127.0.0.1", job.agent_port or job.options["tcpstore_port"])
+    return TCPStoreClient("127.0.0.1", job.agent_port or job.options["tcpstore_port"])
 
 
 def wait_until_arrived(job: Job, ranks: Collection[int], number: int = 1) -> None:

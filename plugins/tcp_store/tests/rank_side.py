@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 
 from barrier_core.errors import BarrierError, BrokenBarrierError
-from barrier_core.testing.processes import state, wait_until
+from barrier_core.testing.rank_processes import state, wait_until
 from barrier_core.verdict import Verdict
 from barrier_tcp_store import TCPStoreBarrier
 from barrier_tcp_store.hosting import Place, host_store

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from barrier_core.errors import BarrierConnectionError
-from barrier_core.testing.processes import RankCall, RankProcesses, wait_until
+from barrier_core.testing.rank_processes import RankCall, RankProcesses, wait_until
 from plugins.tcp_store.tests.conftest import NewJob, StoreProcess
 from plugins.tcp_store.tests.looking import (
     the_verdict,

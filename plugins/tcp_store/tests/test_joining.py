@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from barrier_core.errors import BarrierSetupError, RankConflictError
-from barrier_core.testing.processes import RankProcesses, state, wait_until
+from barrier_core.testing.rank_processes import RankProcesses, state, wait_until
 from plugins.tcp_store.tests.conftest import NewJob
 from plugins.tcp_store.tests.looking import (
     keys_of,

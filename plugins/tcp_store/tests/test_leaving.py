@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from barrier_core import BarrierTimeoutError
-from barrier_core.testing.processes import RankProcesses, wait_until
+from barrier_core.testing.rank_processes import RankProcesses, wait_until
 from plugins.tcp_store.tests.conftest import Ports
 from plugins.tcp_store.tests.looking import the_verdict, wait_until_arrived, within
 from plugins.tcp_store.tests.rank_side import (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from barrier_core.testing.processes import RankProcesses, state
+from barrier_core.testing.rank_processes import RankProcesses, state
 from barrier_core.verdict import Verdict
 from plugins.tcp_store.tests.conftest import NewJob
 from plugins.tcp_store.tests.looking import the_verdict, wait_until_arrived, within

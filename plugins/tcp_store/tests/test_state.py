@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from barrier_core.agreement.retire import COLLECT_EVERY
-from barrier_core.testing.processes import RankProcesses, wait_until
+from barrier_core.agreement.cleanup import COLLECT_EVERY
+from barrier_core.testing.rank_processes import RankProcesses, wait_until
 from plugins.tcp_store.tests.conftest import NewJob, StoreProcess
 from plugins.tcp_store.tests.looking import keys_of, line_to, the_verdict
 from plugins.tcp_store.tests.rank_side import arrive, close, go_through, join

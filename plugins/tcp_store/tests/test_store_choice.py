@@ -13,7 +13,7 @@ import pytest
 
 from barrier_core import create_barrier
 from barrier_core.errors import BarrierConfigError, BarrierSetupError, BarrierTimeoutError
-from barrier_core.testing.processes import RankProcesses
+from barrier_core.testing.rank_processes import RankProcesses
 from barrier_tcp_store import TCPStoreBarrier
 from plugins.tcp_store.tests.conftest import NewJob
 from plugins.tcp_store.tests.looking import line_to, within

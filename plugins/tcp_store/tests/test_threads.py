@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from barrier_core.errors import BarrierFailedError, BarrierUsageError
-from barrier_core.testing.processes import RankProcesses, state, wait_until
+from barrier_core.testing.rank_processes import RankProcesses, state, wait_until
 from plugins.tcp_store.tests.looking import line_to, wait_until_arrived, within
 from plugins.tcp_store.tests.rank_side import Job, arrive, go_through, join
 

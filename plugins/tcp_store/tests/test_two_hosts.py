@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from barrier_core.testing.network import Network
+from tests.support.network import Network
 
 _ports = itertools.count(29811)
 _HEARTBEAT_SECS = 0.5

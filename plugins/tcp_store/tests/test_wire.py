@@ -19,11 +19,11 @@ from msgspec.structs import astuple
 
 from barrier_core.agreement.keys import Keys, Series
 from barrier_core.agreement.store import StoreLostError
-from barrier_core.testing.processes import RankProcesses, wait_until
-from barrier_tcp_store.wire import TCPStoreLine
+from barrier_core.testing.rank_processes import RankProcesses, wait_until
+from barrier_tcp_store.wire import TCPStoreClient
 from plugins.tcp_store.tests.looking import within
 
-Connect = Callable[[], TCPStoreLine]
+Connect = Callable[[], TCPStoreClient]
 LOG, BELL = astuple(Keys("ckpt", "0").round(1, ""))
 
 
@@ -42,11 +42,11 @@ def port(request: pytest.FixtureRequest) -> int:
 @pytest.fixture
 def connect(port: int) -> Iterator[Connect]:
     """Opens lines whose keys are this test's own."""
-    lines: list[TCPStoreLine] = []
+    lines: list[TCPStoreClient] = []
     namespace = f"wire-{os.urandom(4).hex()}/"
 
-    def connect() -> TCPStoreLine:
-        lines.append(TCPStoreLine("127.0.0.1", port, namespace=namespace))
+    def connect() -> TCPStoreClient:
+        lines.append(TCPStoreClient("127.0.0.1", port, namespace=namespace))
         return lines[-1]
 
     yield connect
@@ -91,15 +91,15 @@ def test_only_the_first_to_create_a_key_sets_it(connect: Connect) -> None:
 
 def test_a_namespace_keeps_keys_apart(port: int) -> None:
     with (
-        closing(TCPStoreLine("127.0.0.1", port, namespace="left/")) as left,
-        closing(TCPStoreLine("127.0.0.1", port, namespace="right/")) as right,
+        closing(TCPStoreClient("127.0.0.1", port, namespace="left/")) as left,
+        closing(TCPStoreClient("127.0.0.1", port, namespace="right/")) as right,
     ):
         left.write("key", b"left")
         left.read(["fence"])
         assert right.read(["key"]) == [None]
 
 
-def has_arrivals(line: TCPStoreLine) -> bool:
+def has_arrivals(line: TCPStoreClient) -> bool:
     """Whether the log has both arrivals; in any order, as each went its own way to the server."""
     return line.read([LOG]) in ([b"A0\nA1\n"], [b"A1\nA0\n"])
 
@@ -263,15 +263,15 @@ def test_an_arrival_that_is_interrupted_is_withdrawn_correctly(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     line, other = connect(), connect()
-    send = TCPStoreLine._send
+    send = TCPStoreClient._send
 
-    def send_and_be_interrupted(self: TCPStoreLine, request: bytes) -> None:
+    def send_and_be_interrupted(self: TCPStoreClient, request: bytes) -> None:
         if moment == "when it is out":
             send(self, request)
         raise InterruptError
 
     with monkeypatch.context() as patch:
-        patch.setattr(TCPStoreLine, "_send", send_and_be_interrupted)
+        patch.setattr(TCPStoreClient, "_send", send_and_be_interrupted)
         with pytest.raises(InterruptError):
             line.arrive(of_rank(0), 1)
     assert not line.withdraw()
@@ -282,7 +282,7 @@ def test_an_arrival_that_is_interrupted_is_withdrawn_correctly(
     assert not other.withdraw()
 
 
-OPERATIONS: dict[str, Callable[[TCPStoreLine], Any]] = {
+OPERATIONS: dict[str, Callable[[TCPStoreClient], Any]] = {
     "append": lambda line: line.append("key", b"value"),
     "read": lambda line: line.read(["key"]),
     "create": lambda line: line.create("key", b"value"),
@@ -294,19 +294,19 @@ OPERATIONS: dict[str, Callable[[TCPStoreLine], Any]] = {
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 def test_a_line_whose_question_was_interrupted_answers_no_other(
-    connect: Connect, operation: Callable[[TCPStoreLine], Any]
+    connect: Connect, operation: Callable[[TCPStoreClient], Any]
 ) -> None:
     line = connect()
-    receive = TCPStoreLine._receive
+    receive = TCPStoreClient._receive
 
-    def receive_and_be_interrupted(self: TCPStoreLine, size: int) -> bytes:
+    def receive_and_be_interrupted(self: TCPStoreClient, size: int) -> bytes:
         raise InterruptError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TCPStoreLine, "_receive", receive_and_be_interrupted)
+        patch.setattr(TCPStoreClient, "_receive", receive_and_be_interrupted)
         with pytest.raises(InterruptError):
             line.create("asked", b"an answer to nobody")
-    assert TCPStoreLine._receive is receive
+    assert TCPStoreClient._receive is receive
     with pytest.raises(StoreLostError):
         operation(line)
 
@@ -343,10 +343,10 @@ def text(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 def test_after_a_missed_answer_the_line_is_lost_for_good(
-    operation: Callable[[TCPStoreLine], Any],
+    operation: Callable[[TCPStoreClient], Any],
 ) -> None:
     with silent_server() as (port, say):
-        line = TCPStoreLine("127.0.0.1", port, patience_secs=5)
+        line = TCPStoreClient("127.0.0.1", port, patience_secs=5)
         line.answer_secs = 0.1
         with pytest.raises(StoreLostError, match=r"no answer for 0\.1 s"):
             line.create("slow", b"value")
@@ -359,7 +359,7 @@ def test_after_a_missed_answer_the_line_is_lost_for_good(
 
 
 def test_an_answer_in_pieces_is_put_together() -> None:
-    with silent_server() as (port, say), closing(TCPStoreLine("127.0.0.1", port)) as line:
+    with silent_server() as (port, say), closing(TCPStoreClient("127.0.0.1", port)) as line:
 
         def dribble() -> None:
             for piece in text(b"in pieces"):
@@ -374,7 +374,7 @@ def test_an_answer_in_pieces_is_put_together() -> None:
 
 def test_a_server_that_hangs_up_is_lost_at_once_while_waiting() -> None:
     with silent_server() as (port, say):
-        line = TCPStoreLine("127.0.0.1", port)
+        line = TCPStoreClient("127.0.0.1", port)
         line.arrive(of_rank(0), 1)
         say(b"")
     with within(5), pytest.raises(StoreLostError, match=r"closed the connection|reset"):
@@ -384,12 +384,12 @@ def test_a_server_that_hangs_up_is_lost_at_once_while_waiting() -> None:
 
 def test_a_server_that_knows_no_bell_is_told_from_one_that_is_silent() -> None:
     with silent_server() as (port, say):
-        line = TCPStoreLine("127.0.0.1", port)
+        line = TCPStoreClient("127.0.0.1", port)
         say(b"")
     assert not line.probe_bell("scratch")
     line.close()
     with silent_server() as (port, _):
-        line = TCPStoreLine("127.0.0.1", port)
+        line = TCPStoreClient("127.0.0.1", port)
         line.answer_secs = 0.1
         with pytest.raises(StoreLostError, match="no answer"):
             line.probe_bell("scratch")
@@ -404,7 +404,7 @@ def test_torchs_servers_know_the_bell(connect: Connect) -> None:
 
 def test_a_request_that_the_server_does_not_take_is_given_up_in_time() -> None:
     with silent_server() as (port, _):
-        line = TCPStoreLine("127.0.0.1", port)
+        line = TCPStoreClient("127.0.0.1", port)
         line.answer_secs = 0.2
         with within(5), pytest.raises(StoreLostError, match=r"took no request for 0\.2 s"):
             line.write("large", bytes(50_000_000))
@@ -417,7 +417,7 @@ def test_the_first_wait_costs_no_processor_time(ranks: RankProcesses, libuv_port
 
 def wait_and_measure(rank: int, port: int) -> float:
     """Wait half a second; return the processor time that took, in seconds."""
-    with closing(TCPStoreLine("127.0.0.1", port, namespace="idle/")) as line:
+    with closing(TCPStoreClient("127.0.0.1", port, namespace="idle/")) as line:
         line.arrive(of_rank(0), 1)
         before = time.process_time()
         line.wait(0.5)

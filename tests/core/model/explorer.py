@@ -7,8 +7,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from barrier_core.agreement.retire import retire
-from barrier_core.agreement.roster import PROTOCOL_VERSION, Shape
+from barrier_core.agreement.cleanup import retire
+from barrier_core.agreement.membership import PROTOCOL_VERSION, JobDescription
 from tests.core.model.rank_model import (
     KEYS,
     Faults,
@@ -19,7 +19,7 @@ from tests.core.model.rank_model import (
     rounds_passed,
     steps,
 )
-from tests.core.model.store_model import ModelLine, Store
+from tests.core.model.store_model import ModelClient, Store
 
 _T = TypeVar("_T")
 
@@ -107,8 +107,8 @@ def wrong_end(state: State) -> str | None:
 
 def leftovers(scenario: Scenario, store: Store) -> str | None:
     """Run the real removal of a generation; say what it leaves behind."""
-    line = ModelLine(store)
-    shape = Shape(PROTOCOL_VERSION, scenario.world_size)
+    line = ModelClient(store)
+    shape = JobDescription(PROTOCOL_VERSION, scenario.world_size)
     line.write(KEYS.shape, msgspec.json.encode(shape))
     retire(line, KEYS)
     return f"state left behind: {line.keys}" if line.keys else None

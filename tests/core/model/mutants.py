@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from barrier_core.agreement.keys import RoundKeys
-from barrier_core.agreement.log import Break, Log, break_record, parse
 from barrier_core.agreement.protocol import (
     Append,
     Read,
@@ -12,6 +11,7 @@ from barrier_core.agreement.protocol import (
     Withdraw,
     give_up,
 )
+from barrier_core.agreement.round_log import Break, Log, break_record, parse
 from tests.core.model.rank_model import KEYS, Protocol
 
 

@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from barrier_core.agreement.keys import Keys, RoundKeys
-from barrier_core.agreement.log import Break, Log, arrival_record, parse
 from barrier_core.agreement.protocol import (
     Append,
     Read,
@@ -26,8 +25,8 @@ from barrier_core.agreement.protocol import (
     Withdraw,
     give_up,
 )
-from barrier_core.ranks import RankStatus
-from barrier_core.verdict import Verdict
+from barrier_core.agreement.round_log import Break, Log, arrival_record, parse
+from barrier_core.verdict import RankStatus, Verdict
 from tests.core.model.store_model import Store, visible
 
 Place = Literal["idle", "arriving", "waiting", "giving up", "broken", "done", "dead"]
@@ -138,7 +137,7 @@ def _own_steps(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterato
         yield from _idle(scenario, me, rank, store)
     elif rank.at == "arriving":
         bell = scenario.keys(me, rank.round).bell
-        # Whoever gives up after this has been counted in: `StoreLine.withdraw` is a fence.
+        # Whoever gives up after this has been counted in: `StoreClient.withdraw` is a fence.
         rung = store.ring(me, bell, scenario.world_size) if scenario.has_bell else store
         yield Step(f"rings {bell}", rank._replace(at="waiting"), rung)
     elif rank.at == "waiting":

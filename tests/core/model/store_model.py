@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
-from barrier_core.agreement.store import StoreLine
+from barrier_core.agreement.store import StoreClient
 
 _K = TypeVar("_K", int, str)
 _V = TypeVar("_V", int, str, bytes)
@@ -119,7 +119,7 @@ def _without(pairs: tuple[tuple[_K, _V], ...], key: _K) -> tuple[tuple[_K, _V], 
     return tuple(pair for pair in pairs if pair[0] != key)
 
 
-class ModelLine(StoreLine):
+class ModelClient(StoreClient):
     """A line to a copy of a model store, for code of the engine that runs when no rank does."""
 
     def __init__(self, store: Store) -> None:

@@ -9,7 +9,7 @@ import pytest
 from barrier_core.contract import Barrier, Capability
 from barrier_core.errors import BarrierUsageError
 from barrier_core.testing import rank_side
-from barrier_core.testing.contract.suite import Suite
+from barrier_core.testing.conformance.suite import Suite
 from barrier_core.testing.job import Job
 
 

@@ -1,15 +1,13 @@
-"""Who this process is in the job, and how a missing rank is described to the others."""
+"""Who this process is in the job: what the launcher says in the environment."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from barrier_core.errors import BarrierConfigError
-
-RankState = Literal["dead", "alive", "unknown"]
 
 
 class _Launcher(NamedTuple):
@@ -152,40 +150,3 @@ def _check_place(rank_name: str, rank: int, size_name: str, size: int) -> None:
         raise BarrierConfigError(
             f"{rank_name}={rank} must be between 0 and {size - 1} ({size_name}={size})"
         )
-
-
-@dataclass(frozen=True)
-class RankStatus:
-    """What is known of a rank that has not arrived."""
-
-    rank: int
-    state: RankState = "unknown"
-    host: str | None = None
-    """None when the rank has never joined."""
-    pid: int | None = None
-    progress: str | None = None
-    """What the rank last said of itself with ``report_progress``."""
-    progress_age_secs: float | None = None
-    detail: str | None = None
-    """Why the state is what it is, such as ``no heartbeat for 12 s``."""
-
-    def __str__(self) -> str:
-        if self.host is None:
-            return f"rank {self.rank} ({self.detail or 'has not joined'})"
-        text = f"rank {self.rank} ({self.host}, pid {self.pid}) {self.state}"
-        if self.detail:
-            text += f": {self.detail}"
-        if self.progress is not None:
-            text += f', last progress "{self.progress}" {self.progress_age_secs or 0:.0f} s ago'
-        return text
-
-
-def format_ranks(ranks: Iterable[int]) -> str:
-    """Write ranks as compressed ranges: ``3, 17-31``."""
-    ranges: list[list[int]] = []
-    for rank in sorted(set(ranks)):
-        if ranges and rank == ranges[-1][-1] + 1:
-            ranges[-1][1:] = [rank]
-        else:
-            ranges.append([rank])
-    return ", ".join("-".join(map(str, ends)) for ends in ranges)

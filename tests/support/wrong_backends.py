@@ -11,10 +11,10 @@ from typing import ClassVar
 
 import pytest
 
-from barrier_core.agreement import local
 from barrier_core.agreement.keys import Series
-from barrier_core.agreement.local import LocalBarrier, LocalLine
-from barrier_core.agreement.log import Log, parse
+from barrier_core.agreement.round_log import Log, parse
+from barrier_core.backends import local
+from barrier_core.backends.local import LocalBarrier, LocalClient
 from barrier_core.errors import BarrierTimeoutError
 from barrier_core.testing import BarrierContract, MakeBarrier, Place
 from barrier_core.verdict import Verdict
@@ -31,7 +31,7 @@ class ReleasesEarly(LocalBarrier):
         return None
 
 
-class OneRankTooFewLine(LocalLine):
+class OneRankTooFewLine(LocalClient):
     """Has its bell ring when all but one have come."""
 
     def wait(self, timeout_secs: float) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import pluggy
 
 from barrier_core.contract import CONTRACT_VERSION
-from barrier_core.discovery import (
+from barrier_core.discovery.finder import (
     BACKENDS,
     OBSERVERS,
     FoundPlugin,
@@ -19,10 +19,10 @@ from barrier_core.discovery import (
     find_plugins,
     load_plugin,
 )
+from barrier_core.discovery.known_backends import CORE, KNOWN_BACKENDS, OWN_NAMES
+from barrier_core.discovery.observer_loading import LIMIT_SECS, InstalledObservers
 from barrier_core.errors import BarrierConfigError, BarrierPluginError, UnknownBarrierTypeError
-from barrier_core.hookspecs import plugin_manager
-from barrier_core.known_backends import CORE, KNOWN_BACKENDS, OWN_NAMES
-from barrier_core.observer_loading import LIMIT_SECS, InstalledObservers
+from barrier_core.hooks import plugin_manager
 
 logger = logging.getLogger("barrier_core")
 T = TypeVar("T", bound=type)
@@ -37,36 +37,13 @@ class Registry:
 
     Args:
         manager: Where to hold them.
-        allow: See `restrict`.
-        block: See `restrict`.
     """
 
-    def __init__(
-        self,
-        manager: pluggy.PluginManager,
-        *,
-        allow: Iterable[str] | None = None,
-        block: Iterable[str] = (),
-    ) -> None:
+    def __init__(self, manager: pluggy.PluginManager) -> None:
         self._manager = manager
         self._installed: dict[str, list[FoundPlugin]] = {}
-        self._selection = Selection.of_names(allow, block)
         self._lock = threading.RLock()
         self._observers = InstalledObservers(manager, self._lock)
-
-    def restrict(self, allow: Iterable[str] | None = None, block: Iterable[str] = ()) -> None:
-        """Say which installed backends may be used, in place of what was said before.
-
-        What is left out is never imported; a backend that is loaded already stays. The lists in the
-        environment (see `barrier_core.discovery`) hold as well: to be used, a backend must pass
-        both.
-
-        Args:
-            allow: Names, or ``name@distribution``, of the only ones to use; all if None.
-            block: Names of those not to use.
-        """
-        with self._lock:
-            self._selection = Selection.of_names(allow, block)
 
     def register(self, backend: T, name: str | None = None) -> T:
         """Register a backend class, under its ``barrier_type`` if no name is given.
@@ -154,10 +131,7 @@ class Registry:
 
     def _objection(self, found: FoundPlugin) -> str | None:
         """Return which list leaves a plugin out; None if none does."""
-        of_environment = Selection.of_environment(found.group).objection(found)
-        if of_environment or found.group != BACKENDS:
-            return of_environment
-        return self._selection.objection(found)
+        return Selection.of_environment(found.group).objection(found)
 
     def names(self) -> list[str]:
         """Return every name that can be asked for, sorted. Imports nothing."""

@@ -6,7 +6,7 @@ import pytest
 
 from barrier_core.contract import Capability
 from barrier_core.testing import rank_side
-from barrier_core.testing.contract.suite import SHORT_SECS, Suite, needs
+from barrier_core.testing.conformance.suite import SHORT_SECS, Suite, needs
 from barrier_core.testing.job import Job
 
 

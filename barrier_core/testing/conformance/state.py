@@ -8,9 +8,9 @@ from contextlib import suppress
 import pytest
 
 from barrier_core.contract import Capability
-from barrier_core.testing.contract.suite import Suite, needs
+from barrier_core.testing.conformance.suite import Suite, needs
 from barrier_core.testing.job import Job
-from barrier_core.testing.processes import wait_until
+from barrier_core.testing.rank_processes import wait_until
 
 _MANY_ROUNDS = 400
 """Between two counts of keys. A store that leaks keeps one key per round at least."""

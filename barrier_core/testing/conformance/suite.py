@@ -12,7 +12,7 @@ import pytest
 
 from barrier_core.contract import Barrier, Capability
 from barrier_core.testing.job import Job, Ranks
-from barrier_core.testing.processes import RankProcesses
+from barrier_core.testing.rank_processes import RankProcesses
 from barrier_core.testing.rank_side import Factory, MakeBarrier
 from barrier_core.testing.threads import RankThreads
 

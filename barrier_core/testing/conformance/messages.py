@@ -5,7 +5,7 @@ from __future__ import annotations
 from barrier_core.contract import Capability
 from barrier_core.errors import BarrierConfigError, BrokenBarrierError
 from barrier_core.testing import rank_side
-from barrier_core.testing.contract.suite import Suite, needs, processes_only
+from barrier_core.testing.conformance.suite import Suite, needs, processes_only
 from barrier_core.testing.job import Arrivals, Job
 
 _DEAF_SECS = 2.0

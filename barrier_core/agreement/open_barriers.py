@@ -12,11 +12,11 @@ from typing import ClassVar
 from barrier_core.contract import Barrier
 from barrier_core.errors import RankConflictError
 
-SeatKey = tuple[str, str, str, int]
+SlotKey = tuple[str, str, str, int]
 """Store, prefix, generation and rank."""
 
 
-class Seat:
+class Slot:
     """A rank's place in one barrier of this process.
 
     Every rank makes its barriers of one prefix in the same order, so their numbers agree, and a
@@ -24,17 +24,17 @@ class Seat:
     that hosts the store must not vanish because nobody holds a reference.
     """
 
-    _taken: ClassVar[dict[SeatKey, Seat]] = {}
-    _numbers: ClassVar[Counter[SeatKey]] = Counter()
+    _taken: ClassVar[dict[SlotKey, Slot]] = {}
+    _numbers: ClassVar[Counter[SlotKey]] = Counter()
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
-    def __init__(self, barrier: Barrier, key: SeatKey, number: int) -> None:
+    def __init__(self, barrier: Barrier, key: SlotKey, number: int) -> None:
         self._barrier = barrier
         self._key = key
         self.number = number
 
     @classmethod
-    def take(cls, barrier: Barrier, key: SeatKey) -> Seat:
+    def take(cls, barrier: Barrier, key: SlotKey) -> Slot:
         """Return the seat for a new barrier. A broken one that sits there is closed.
 
         Raises:
@@ -84,6 +84,6 @@ class Seat:
         cls._numbers.clear()
 
 
-atexit.register(Seat.close_all)
+atexit.register(Slot.close_all)
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(after_in_child=Seat.forget_all)
+    os.register_at_fork(after_in_child=Slot.forget_all)

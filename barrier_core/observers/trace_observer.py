@@ -16,7 +16,7 @@ import msgspec
 
 from barrier_core.contract import Barrier
 from barrier_core.errors import BarrierConfigError, BarrierError, BarrierFailedError
-from barrier_core.hookspecs import hookimpl
+from barrier_core.hooks import hookimpl
 from barrier_core.observers.trace_format import (
     SUFFIX,
     TRACE_FORMAT,
@@ -27,7 +27,7 @@ from barrier_core.observers.trace_format import (
     PassedRound,
     TraceStart,
 )
-from barrier_core.ranks import format_ranks
+from barrier_core.verdict import format_ranks
 
 logger = logging.getLogger("barrier_core")
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import pluggy
 
-from barrier_core.discovery import FoundPlugin, load_plugin
-from barrier_core.hookspecs import new_manager
+from barrier_core.discovery.finder import FoundPlugin, load_plugin
+from barrier_core.hooks import new_manager
 
 logger = logging.getLogger("barrier_core")
 

@@ -69,7 +69,7 @@ def _stat(pid: int) -> list[str]:
     return stat.rpartition(")")[2].split()
 
 
-class Beacon:
+class LivenessPort:
     """A port that is open while this process lives: the kernel answers for it, even if stopped."""
 
     def __init__(self, address: str) -> None:

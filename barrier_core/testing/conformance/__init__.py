@@ -26,13 +26,13 @@ from typing import Any
 
 import pytest
 
-from barrier_core.testing.contract.members import MemberTests
-from barrier_core.testing.contract.messages import MessageTests
-from barrier_core.testing.contract.observers import ObserverTests
-from barrier_core.testing.contract.rounds import RoundTests
-from barrier_core.testing.contract.state import StateTests
-from barrier_core.testing.contract.usage import UsageTests
-from barrier_core.testing.contract.verdicts import VerdictTests
+from barrier_core.testing.conformance.members import MemberTests
+from barrier_core.testing.conformance.messages import MessageTests
+from barrier_core.testing.conformance.observers import ObserverTests
+from barrier_core.testing.conformance.rounds import RoundTests
+from barrier_core.testing.conformance.state import StateTests
+from barrier_core.testing.conformance.usage import UsageTests
+from barrier_core.testing.conformance.verdicts import VerdictTests
 from barrier_core.testing.rank_side import MakeBarrier, Place
 
 __all__ = ["BarrierContract", "MakeBarrier", "Place"]
@@ -50,7 +50,7 @@ class BarrierContract(
 ):
     """The standard tests. Derive a class ``Test...`` for your backend; see the module's text.
 
-    What to set and to supply is described in `barrier_core.testing.contract.suite.Suite`.
+    What to set and to supply is described in `barrier_core.testing.conformance.suite.Suite`.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from barrier_core.contract import Capability
 from barrier_core.errors import RankConflictError
 from barrier_core.testing import rank_side
-from barrier_core.testing.contract.suite import SHORT_SECS, Suite, needs, processes_only
+from barrier_core.testing.conformance.suite import SHORT_SECS, Suite, needs, processes_only
 from barrier_core.testing.job import Job
-from barrier_core.testing.processes import RankProcesses
+from barrier_core.testing.rank_processes import RankProcesses
 
 
 class MemberTests(Suite):

@@ -11,19 +11,20 @@ from urllib.parse import unquote
 import msgspec
 
 from barrier_core.agreement.keys import Keys
-from barrier_core.agreement.log import Break
-from barrier_core.agreement.processes import (
+from barrier_core.agreement.liveness import (
     Answer,
-    Beacon,
+    LivenessPort,
     is_running,
     is_stopped,
     knock,
     machine_id,
     start_time,
 )
-from barrier_core.agreement.store import StoreLine
+from barrier_core.agreement.round_log import Break
+from barrier_core.agreement.store import StoreClient
 from barrier_core.errors import BarrierSetupError, RankConflictError
-from barrier_core.ranks import RankInfo, RankState, RankStatus
+from barrier_core.launcher import RankInfo
+from barrier_core.verdict import RankState, RankStatus
 
 PROTOCOL_VERSION = 1
 
@@ -32,7 +33,7 @@ _FIRST_POLL_SECS = 0.01
 _LAST_POLL_SECS = 0.25
 
 
-class Shape(msgspec.Struct, frozen=True):
+class JobDescription(msgspec.Struct, frozen=True):
     """What all ranks of a generation must agree on."""
 
     protocol: int
@@ -55,7 +56,7 @@ class Member(msgspec.Struct, frozen=True):
         return (self.machine, self.pid, self.started) == (other.machine, other.pid, other.started)
 
     @classmethod
-    def myself(cls, rank_info: RankInfo, beacon: Beacon | None) -> Member:
+    def myself(cls, rank_info: RankInfo, beacon: LivenessPort | None) -> Member:
         """Return the entry of this process."""
         pid = os.getpid()
         return cls(
@@ -68,7 +69,7 @@ class Member(msgspec.Struct, frozen=True):
         )
 
 
-class Pulse(msgspec.Struct, frozen=True):
+class Heartbeat(msgspec.Struct, frozen=True):
     """A heartbeat."""
 
     count: int
@@ -78,12 +79,12 @@ class Pulse(msgspec.Struct, frozen=True):
 
 
 # Made once, at import; see `log.decode_break`.
-decode_shape = msgspec.json.Decoder(Shape).decode
+decode_job_description = msgspec.json.Decoder(JobDescription).decode
 _decode_member = msgspec.json.Decoder(Member).decode
-_decode_pulse = msgspec.json.Decoder(Pulse).decode
+_decode_pulse = msgspec.json.Decoder(Heartbeat).decode
 
 
-def wait_for_host(line: StoreLine, keys: Keys, deadline: float) -> Keys:
+def wait_for_host(line: StoreClient, keys: Keys, deadline: float) -> Keys:
     """Return once rank 0 is in the roster, where it hosts the store; for the ranks that it serves.
 
     A server that answers need not be the one to stay in: the barrier before, or the job before,
@@ -127,15 +128,15 @@ def wait_for_host(line: StoreLine, keys: Keys, deadline: float) -> Keys:
         pause = min(pause * 2, _LAST_POLL_SECS)
 
 
-def join(line: StoreLine, keys: Keys, me: Member, world_size: int) -> None:
+def join(line: StoreClient, keys: Keys, me: Member, world_size: int) -> None:
     """Enter the roster.
 
     Raises:
         RankConflictError: Another process has this rank, now or before in this generation, or the
             ranks disagree about world size or protocol version. The others are told as well.
     """
-    mine = Shape(PROTOCOL_VERSION, world_size)
-    shape = decode_shape(line.create(keys.shape, msgspec.json.encode(mine)))
+    mine = JobDescription(PROTOCOL_VERSION, world_size)
+    shape = decode_job_description(line.create(keys.shape, msgspec.json.encode(mine)))
     if shape.protocol != mine.protocol:
         conflict = (
             f"it speaks protocol version {mine.protocol}, the ranks before it version "
@@ -166,18 +167,18 @@ def join(line: StoreLine, keys: Keys, me: Member, world_size: int) -> None:
     raise RankConflictError(reason)
 
 
-def leave(line: StoreLine, keys: Keys, rank: int) -> set[int]:
+def leave(line: StoreClient, keys: Keys, rank: int) -> set[int]:
     """Sign off for good; return all ranks that have."""
     line.append(keys.left, b"%d\n" % rank)
     return read_left(line, keys)
 
 
-def read_left(line: StoreLine, keys: Keys) -> set[int]:
+def read_left(line: StoreClient, keys: Keys) -> set[int]:
     """Return the ranks that have signed off."""
     return {int(rank) for rank in (line.read([keys.left])[0] or b"").split()}
 
 
-class Examiner:
+class FailureDetector:
     """Says of missing ranks where they run, what they last did, and whether they are dead.
 
     Keeps what it has seen, since silence can only be told from two looks. Used by the waiting
@@ -189,18 +190,18 @@ class Examiner:
         self._me = me
         self._heartbeat_secs = heartbeat_secs
         self._members: dict[int, Member] = {}
-        self._pulses: dict[int, tuple[Pulse, float, bool]] = {}
+        self._pulses: dict[int, tuple[Heartbeat, float, bool]] = {}
         """By rank: the last pulse, when it was first seen, and whether it came while we looked."""
         self._lock = threading.Lock()
 
-    def examine(self, line: StoreLine, ranks: Iterable[int]) -> tuple[RankStatus, ...]:
+    def examine(self, line: StoreClient, ranks: Iterable[int]) -> tuple[RankStatus, ...]:
         """Return the status of each of ``ranks``, in order."""
         # Nothing but a call in here: Python 3.12 and 3.13 leave the jump back of a loop out of what
         # `with` protects, and a signal handler that raises there would leave the lock taken.
         with self._lock:
             return self._examine(line, sorted(ranks))
 
-    def _examine(self, line: StoreLine, ranks: list[int]) -> tuple[RankStatus, ...]:
+    def _examine(self, line: StoreClient, ranks: list[int]) -> tuple[RankStatus, ...]:
         self._read(line, ranks)
         left = read_left(line, self._keys)
         silent = [
@@ -215,7 +216,7 @@ class Examiner:
         )
         return tuple(self._status(rank, rank in left, answers.get(rank)) for rank in ranks)
 
-    def _read(self, line: StoreLine, ranks: list[int]) -> None:
+    def _read(self, line: StoreClient, ranks: list[int]) -> None:
         new = [rank for rank in ranks if rank not in self._members]
         for rank, value in zip(new, line.read([self._keys.member(r) for r in new]), strict=True):
             if value is not None:

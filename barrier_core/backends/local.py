@@ -9,20 +9,18 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from barrier_core.agreement.barrier import (
-    BarrierPrefix,
-    Generation,
-    ProgressExtendsDeadline,
-    StoreBarrier,
-)
-from barrier_core.agreement.log import passed
-from barrier_core.agreement.store import StoreLine
-from barrier_core.contract import (
+from barrier_core.agreement.barrier import StoreBarrier
+from barrier_core.agreement.round_log import passed
+from barrier_core.agreement.store import StoreClient
+from barrier_core.contract import Capability
+from barrier_core.options import (
     DEFAULT_TIMEOUT_SECS,
     DEFAULT_WARN_AFTER_SECS,
-    Capability,
+    BarrierPrefix,
+    Generation,
     GlobalRank,
     GlobalWorldSize,
+    ProgressExtendsDeadline,
     TimeoutSecs,
     WarnAfterSecs,
 )
@@ -39,7 +37,7 @@ class LocalStore:
         self.changed = threading.Condition(self.lock)
 
 
-class LocalLine(StoreLine):
+class LocalClient(StoreClient):
     """A line to a `LocalStore`. Waits for the log itself, so it needs no bell."""
 
     def __init__(self, store: LocalStore) -> None:
@@ -47,37 +45,37 @@ class LocalLine(StoreLine):
         self._store = store
 
     def append(self, key: str, record: bytes) -> None:
-        """See `StoreLine`."""
+        """See `StoreClient`."""
         with self._store.lock:
             self._store.values[key] = self._store.values.get(key, b"") + record
             self._store.changed.notify_all()
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
-        """See `StoreLine`."""
+        """See `StoreClient`."""
         with self._store.lock:
             return [self._store.values.get(key) for key in keys]
 
     def create(self, key: str, value: bytes) -> bytes:
-        """See `StoreLine`."""
+        """See `StoreClient`."""
         with self._store.lock:
             return self._store.values.setdefault(key, value)
 
     def write(self, key: str, value: bytes) -> None:
-        """See `StoreLine`."""
+        """See `StoreClient`."""
         with self._store.lock:
             self._store.values[key] = value
 
     def remove(self, keys: Iterable[str]) -> None:
-        """See `StoreLine`."""
+        """See `StoreClient`."""
         with self._store.lock:
             for key in keys:
                 self._store.values.pop(key, None)
 
     def close(self) -> None:
-        """See `StoreLine`."""
+        """See `StoreClient`."""
 
     def wait(self, timeout_secs: float) -> bool:
-        """See `StoreLine`."""
+        """See `StoreClient`."""
         log, world_size = self._waits_for
 
         def rung() -> bool:
@@ -89,7 +87,7 @@ class LocalLine(StoreLine):
             return rung()
 
     def wake(self) -> None:
-        """See `StoreLine`."""
+        """See `StoreClient`."""
         super().wake()
         with self._store.lock:
             self._store.changed.notify_all()
@@ -128,7 +126,7 @@ class LocalBarrier(StoreBarrier):
         super().__init__(
             global_rank,
             global_world_size,
-            connect=lambda: LocalLine(_STORE),
+            connect=lambda: LocalClient(_STORE),
             store_name="store of this process",
             barrier_prefix=barrier_prefix,
             generation=generation,

@@ -5,19 +5,32 @@ This floor lies below the contract because every barrier, however it was made, t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from typing import Any, ClassVar, Protocol
 
 import pluggy
 
-from barrier_core.ranks import RankStatus
+from barrier_core.errors import BarrierError
+from barrier_core.launcher import RankInfo
+from barrier_core.verdict import RankStatus
 
-if TYPE_CHECKING:
-    from barrier_core.contract import Barrier
-    from barrier_core.errors import BarrierError
+logger = logging.getLogger("barrier_core")
 
 PROJECT = "barrier_core"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class ObservedBarrier(Protocol):
+    """What an observer may read of the barrier that it hears of; every `Barrier` has it."""
+
+    barrier_type: ClassVar[str]
+    rank_info: RankInfo
+    barrier_prefix: str
+    generation: str
+    timeout_secs: float
+    warn_after_secs: float | None
+    round: int
 
 
 class ObserverSpec:
@@ -32,11 +45,11 @@ class ObserverSpec:
     """
 
     @hookspec
-    def barrier_created(self, barrier: Barrier) -> None:
+    def barrier_created(self, barrier: ObservedBarrier) -> None:
         """Tell that a barrier has been made by ``create_barrier``."""
 
     @hookspec
-    def barrier_enter(self, barrier: Barrier, round: int, tag: str) -> None:
+    def barrier_enter(self, barrier: ObservedBarrier, round: int, tag: str) -> None:
         """Tell that this rank is about to arrive.
 
         After an interrupted call, the number may be one too high: exit and failure have the right
@@ -46,29 +59,33 @@ class ObserverSpec:
     @hookspec
     def barrier_waiting(
         self,
-        barrier: Barrier,
+        barrier: ObservedBarrier,
         round: int,
         tag: str,
         waited_secs: float,
         missing: tuple[RankStatus, ...],
-        spokesman: bool,
+        reporter: bool,
     ) -> None:
         """Tell who is missing, after ``warn_after_secs`` and then at widening intervals.
 
-        ``spokesman`` is true on one of the waiting ranks only: the one that should write to a log
+        ``reporter`` is true on one of the waiting ranks only: the one that should write to a log
         which all ranks share.
         """
 
     @hookspec
-    def barrier_exit(self, barrier: Barrier, round: int, tag: str, waited_secs: float) -> None:
+    def barrier_exit(
+        self, barrier: ObservedBarrier, round: int, tag: str, waited_secs: float
+    ) -> None:
         """Tell that the round has passed."""
 
     @hookspec
-    def barrier_failed(self, barrier: Barrier, round: int, tag: str, error: BarrierError) -> None:
+    def barrier_failed(
+        self, barrier: ObservedBarrier, round: int, tag: str, error: BarrierError
+    ) -> None:
         """Tell that the round is broken; ``error`` is what the caller gets."""
 
     @hookspec
-    def barrier_closed(self, barrier: Barrier) -> None:
+    def barrier_closed(self, barrier: ObservedBarrier) -> None:
         """Tell that the barrier has been closed."""
 
 
@@ -106,3 +123,16 @@ def new_manager() -> ObserverManager:
 
 
 plugin_manager = new_manager()
+
+
+def notify(hook_name: str, **event: Any) -> None:
+    """Call every observer of a hook; one that raises is logged, and stops nothing and nobody.
+
+    Observers are called one by one rather than through the pluggy hook, where the first that
+    raises would hide the event from the rest.
+    """
+    for impl in getattr(plugin_manager.hook, hook_name).get_hookimpls():
+        try:
+            impl.function(*[event[name] for name in impl.argnames])
+        except Exception:
+            logger.exception("observer %s failed in %s; going on", impl.plugin_name, hook_name)

@@ -14,9 +14,9 @@ from __future__ import annotations
 from urllib.parse import unquote
 
 from barrier_core.agreement.keys import Keys
-from barrier_core.agreement.log import all_tags
-from barrier_core.agreement.roster import decode_shape
-from barrier_core.agreement.store import StoreLine
+from barrier_core.agreement.membership import decode_job_description
+from barrier_core.agreement.round_log import all_tags
+from barrier_core.agreement.store import StoreClient
 
 COLLECT_EVERY = 64
 """Rounds per batch; each leaves a log and a bell."""
@@ -24,12 +24,12 @@ _WINDOW = 4 * COLLECT_EVERY
 """Rounds that are looked at together when a generation ends; more than a batch."""
 
 
-def retire(line: StoreLine, keys: Keys) -> None:
+def retire(line: StoreClient, keys: Keys) -> None:
     """Remove everything that a generation has left in the store."""
     shape, collected = line.read([keys.shape, keys.collected])
     if shape is None:
         return  # nobody has joined, or it is done already
-    world_size = decode_shape(shape).world_size
+    world_size = decode_job_description(shape).world_size
     first = int(collected or b"0") + 1
     logs: list[bytes | None] = []
     # The watcher, which collects, may have been many batches behind.
@@ -51,7 +51,7 @@ def retire(line: StoreLine, keys: Keys) -> None:
     line.remove([keys.shape])
 
 
-def retire_older(line: StoreLine, keys: Keys) -> None:
+def retire_older(line: StoreClient, keys: Keys) -> None:
     """Remove the generations before the last one, and enter this one in the list of them."""
     known = (line.read([keys.generations])[0] or b"").decode().split()
     for generation in known[:-1]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from barrier_core.errors import BarrierConfigError
-from barrier_core.ranks import RankInfo
+from barrier_core.launcher import RankInfo
 
 _FROM_LAUNCHER = ("global_rank", "global_world_size")
 

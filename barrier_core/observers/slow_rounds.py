@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 
 from barrier_core.contract import Barrier
-from barrier_core.hookspecs import hookimpl
-from barrier_core.ranks import RankStatus
-from barrier_core.verdict import describe_missing, describe_round
+from barrier_core.hooks import hookimpl
+from barrier_core.verdict import RankStatus, describe_missing, describe_round
 
 logger = logging.getLogger("barrier_core")
 
@@ -27,10 +26,10 @@ class LogObserver:
         tag: str,
         waited_secs: float,
         missing: tuple[RankStatus, ...],
-        spokesman: bool,
+        reporter: bool,
     ) -> None:
         """Write the line."""
-        if spokesman:
+        if reporter:
             logger.warning(
                 "%s %s (after %.0f s)",
                 describe_round(round, tag),

@@ -1,0 +1,79 @@
+"""The options that backends share: their types, their words in `barrier info`, their checks."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from msgspec import Meta
+
+from barrier_core.errors import BarrierConfigError
+
+DEFAULT_TIMEOUT_SECS = 600.0
+DEFAULT_WARN_AFTER_SECS = 30.0
+DEFAULT_HEARTBEAT_SECS = 5.0
+DEFAULT_LINGER_SECS = 30.0
+_LONGEST_NAME = 500  # bytes; quoted in a key, each may become three
+
+# The options that every backend shares, with the words `barrier info` shows for them.
+GlobalRank = Annotated[int, Meta(description="this process's rank; from the launcher if not given")]
+GlobalWorldSize = Annotated[
+    int, Meta(description="number of ranks; from the launcher if not given")
+]
+TimeoutSecs = Annotated[
+    float, Meta(description="hard limit in seconds on one wait; also per call of execute_barrier")
+]
+WarnAfterSecs = Annotated[
+    float | None,
+    Meta(description="soft limit in seconds after which observers hear who is missing; none: off"),
+]
+BarrierPrefix = Annotated[
+    str, Meta(description="name of this barrier; barriers with different ones never meet")
+]
+Generation = Annotated[
+    str | None,
+    Meta(description="changes when the whole job restarts; from the launcher if not given"),
+]
+HeartbeatSecs = Annotated[
+    float, Meta(description="seconds between signs of life; 0: none, dead ranks are found by pid")
+]
+ProgressExtendsDeadline = Annotated[
+    bool, Meta(description="count the hard limit from the late ranks' last reported progress")
+]
+LingerSecs = Annotated[
+    float,
+    Meta(
+        description="how long the rank that hosts the store waits for others in close(), in "
+        "seconds; 5 at most after a failure"
+    ),
+]
+
+
+def check_seconds(name: str, value: float) -> float:
+    """Return ``value`` if it is a positive, finite number of seconds.
+
+    Raises:
+        BarrierConfigError: It is not.
+    """
+    try:
+        usable = not isinstance(value, bool) and math.isfinite(value) and value > 0
+    except TypeError:
+        usable = False
+    if not usable:
+        raise BarrierConfigError(f"{name}={value!r} must be a positive, finite number of seconds")
+    return float(value)
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise unless ``name`` can be part of a key: a tag or prefix of at most 500 bytes.
+
+    Raises:
+        BarrierConfigError: It cannot.
+    """
+    try:
+        # Bytes, not characters: TCPStore's server hangs up on a key of more than 8,192.
+        usable = len(name.encode()) <= _LONGEST_NAME
+    except (AttributeError, UnicodeEncodeError):  # no text, or one with half a surrogate
+        usable = False
+    if not usable:
+        raise BarrierConfigError(f"{what}={name!r} must be a text of at most {_LONGEST_NAME} bytes")
