@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from types import TracebackType
-from typing import ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from barrier_core.errors import (
-    BarrierError,
     BarrierFailedError,
     BarrierUsageError,
     describe_exception,
@@ -30,8 +29,10 @@ from barrier_core.verdict import describe_round
 
 _B = TypeVar("_B", bound="Barrier")
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 """Of what this module asks of a backend; raised when a backend for the one before cannot work."""
+
+_TURN_POLL_SECS = 0.002
 
 
 class Capability(enum.Flag):
@@ -108,17 +109,21 @@ class Barrier(abc.ABC):
             None if warn_after_secs is None else check_seconds("warn_after_secs", warn_after_secs)
         )
         self.round = 0
-        """Number of the current round, or of the last one; the first is 1."""
+        """Number of the last round that has ended; the first is 1."""
         self.closed = False
         self.failed: BarrierFailedError | None = None
         """Set once a round has failed: the barrier is broken from then on."""
         # The right to be in a round: `del` takes it, `append` gives it back, and both are atomic.
-        # Why this is safe: only who has it changes `round` and `failed`, so a second thread can
-        # neither arrive twice nor skip a round. Why it is no lock: Python runs signal handlers when
-        # a call returns, and one that raises as `acquire` does would leave the lock taken for ever.
+        # Why this is safe: only who has it ends a round, so a second thread can neither arrive
+        # twice nor skip a round. Why it is no lock: Python runs signal handlers when a call
+        # returns, and one that raises as `acquire` does would leave the lock taken for ever.
         self._turn: list[None] = [None]
         self._turn_thread: int | None = None
-        """The thread that is in a round."""
+        """The thread that has the turn."""
+        self._mailbox: list[Any] = []
+        """Reasons to end a round, for whoever has the turn; see `_settle_mailbox`."""
+        self._settlers: set[int] = set()
+        """Threads that take the turn for the mailbox only, which does not last."""
         self._checked_tag: object = ""
         """The last tag, most often the next one, too."""
 
@@ -145,42 +150,87 @@ class Barrier(abc.ABC):
         if tag is not self._checked_tag:
             check_name("tag", tag)
             self._checked_tag = tag
+        thread = get_ident()
         # All that every round goes through is written out rather than called, here and down to the
         # store: with several ranks on a core, little of it is still in its cache.
         try:
             del self._turn[0]
         except IndexError:
-            self._refuse_second_thread()
+            self._take_turn()
         try:
-            self._turn_thread = get_ident()
+            self._turn_thread = thread
             if self.closed:
                 self._require_open()
             if self.failed is not None:
-                raise failure(self.failed.verdict)
-            self.round += 1
+                self._require_unbroken()
+            number = self.round + 1
             observed = plugin_manager.rounds_are_observed
             started = time.monotonic() if observed else 0.0
             if observed:
-                notify("barrier_enter", barrier=self, round=self.round, tag=tag)
+                notify("barrier_enter", barrier=self, round=number, tag=tag)
             try:
-                self._wait(timeout_secs, tag)
-            except BaseException as error:
-                self._note_failure(error, tag)
+                self._wait(number, timeout_secs, tag)
+            except BarrierFailedError as error:
+                self._finish(number, tag, error, 0.0)
                 raise
             if observed:
-                waited = time.monotonic() - started
-                notify("barrier_exit", barrier=self, round=self.round, tag=tag, waited_secs=waited)
+                self._finish(number, tag, None, time.monotonic() - started)
+            else:
+                self.round = number
         finally:
             self._turn_thread = None
             self._turn.append(None)
+            if self._mailbox:
+                self._settle_mailbox()
 
-    def _note_failure(self, error: BaseException, tag: str) -> None:
-        if isinstance(error, BarrierFailedError):
+    def _finish(
+        self, number: int, tag: str, error: BarrierFailedError | None, waited_secs: float
+    ) -> None:
+        """End a round: move the counter, set `failed`, tell the observers.
+
+        ``execute_barrier`` calls it for what `_wait` returns or raises. A backend calls it for a
+        round that ends in another way; whoever calls it has the turn.
+
+        Args:
+            number: The round.
+            tag: The tag that this rank has come with, if it has.
+            error: Why it is broken; None if it has passed.
+            waited_secs: How long, in seconds, this rank has waited in a round that has passed.
+        """
+        self.round = number
+        if error is None:
+            notify("barrier_exit", barrier=self, round=number, tag=tag, waited_secs=waited_secs)
+        else:
             self.failed = error
-        # Ctrl-C, say, may have broken the round, or may not.
-        told = error if isinstance(error, BarrierError) else self.failed
-        if told is not None:
-            notify("barrier_failed", barrier=self, round=self.round, tag=tag, error=told)
+            notify("barrier_failed", barrier=self, round=number, tag=tag, error=error)
+
+    def _settle_mailbox(self) -> None:
+        """Act upon what is in the mailbox, unless somebody is in a round.
+
+        Why nothing is lost: it is called by everybody who has put something there, and by everybody
+        who gives the turn back. One of them finds both the turn and the mailbox.
+        """
+        thread = get_ident()
+        self._settlers.add(thread)  # before it takes the turn: whoever finds it taken knows why
+        try:
+            while self._mailbox and self.failed is None and not self.closed:
+                try:
+                    del self._turn[0]
+                except IndexError:
+                    return
+                try:
+                    self._turn_thread = thread
+                    if self.failed is None and not self.closed:
+                        self._settle_one()
+                finally:
+                    self._turn_thread = None
+                    self._turn.append(None)
+        finally:
+            self._settlers.discard(thread)
+
+    def _settle_one(self) -> None:
+        """Act upon what is first in the mailbox; for a backend that puts something there."""
+        del self._mailbox[0]
 
     @contextmanager
     def phase(self, tag: str, timeout_secs: float | None = None) -> Iterator[None]:
@@ -235,16 +285,19 @@ class Barrier(abc.ABC):
         """
         if self.closed:
             return
+        thread = get_ident()
         try:
             del self._turn[0]
         except IndexError:
-            self._refuse_second_thread()
+            self._take_turn()
         try:
+            self._turn_thread = thread
             if self.closed:  # by another thread, just now
                 return
             self.closed = True
             self._close()
         finally:
+            self._turn_thread = None
             self._turn.append(None)
         notify("barrier_closed", barrier=self)
 
@@ -260,11 +313,16 @@ class Barrier(abc.ABC):
         self.close()
 
     @abc.abstractmethod
-    def _wait(self, timeout_secs: float, tag: str) -> None:
-        """Arrive at round ``self.round`` and return once all ranks have arrived.
+    def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
+        """Arrive at a round and return once all ranks have arrived.
+
+        Args:
+            number: The round; the first is 1.
+            timeout_secs: Hard limit in seconds.
+            tag: What this round is for.
 
         Raises:
-            BarrierFailedError: The round did not pass, with its verdict.
+            BarrierFailedError: The round did not pass, with its verdict (see `errors.failure`).
         """
 
     def _abort(self, reason: str) -> None:
@@ -280,18 +338,37 @@ class Barrier(abc.ABC):
     def _close(self) -> None:  # noqa: B027 - a backend with nothing to release need not write it
         """Release what the backend holds; called once."""
 
-    def _refuse_second_thread(self) -> NoReturn:
-        raise BarrierUsageError(
-            f"two threads of rank {self.rank_info.global_rank} use the same "
-            f"{self.barrier_type} barrier at once ({describe_round(self.round, '')} is under "
-            "way); give each thread a barrier with a prefix of its own"
-        ) from None
+    def _take_turn(self) -> None:
+        """Take the turn once it is free, where somebody has it for the mailbox only.
+
+        Raises:
+            BarrierUsageError: Another thread is in a round, or this one is.
+        """
+        while True:
+            others_settle = bool(self._settlers) and get_ident() not in self._settlers
+            try:
+                del self._turn[0]
+                return
+            except IndexError:
+                if not others_settle:
+                    raise BarrierUsageError(
+                        f"two threads of rank {self.rank_info.global_rank} use the same "
+                        f"{self.barrier_type} barrier at once "
+                        f"({describe_round(self.round + 1, '')} is under way); give each thread a "
+                        "barrier with a prefix of its own"
+                    ) from None
+            time.sleep(_TURN_POLL_SECS)
 
     def _require_open(self) -> None:
         if self.closed:
             raise BarrierUsageError(
                 f"this {self.barrier_type} barrier is closed; create a new one to go on"
             )
+
+    def _require_unbroken(self) -> None:
+        """Raise the verdict again where a round has failed."""
+        if self.failed is not None:
+            raise failure(self.failed.verdict)
 
     def _require(self, capability: Capability, what: str) -> None:
         if capability not in self.capabilities:

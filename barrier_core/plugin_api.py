@@ -1,1 +1,122 @@
-"""Everything that the author of a plugin imports: the core's one stable face towards plugins."""
+"""Everything that the author of a plugin imports.
+
+Every other path inside ``barrier_core`` may change in any release. These names may not:
+
+* A name stays, and keeps its meaning, for as long as `CONTRACT_VERSION` stays.
+* A name that is to go warns with a `DeprecationWarning` that says what to use instead, in at least
+  one minor release before it goes.
+* `CONTRACT_VERSION` rises when a backend written for the one before cannot work any more. Its minor
+  release says so first in the changelog, with what to change. A backend that declares another
+  version is refused when it is loaded, with a message that says which side to upgrade.
+* A plugin states the oldest core that it works with in its own metadata
+  (``barrier-core>=0.1.0``). This is checked when the plugin is loaded, also where an installer did
+  not, and the message gives the remedy.
+* Security and data-loss fixes are made for the latest two minor releases of the core.
+
+Users of barriers import from ``barrier_core``; the tests of a plugin from ``barrier_core.testing``.
+"""
+
+from __future__ import annotations
+
+from msgspec import Meta
+
+from barrier_core.agreement.barrier import StoreBarrier
+from barrier_core.agreement.keys import ROUND_DIGITS, RoundKeys, Series
+from barrier_core.agreement.store import (
+    ANSWER_SECS,
+    BRIEF_SECS,
+    Connect,
+    Joining,
+    StoreAccess,
+    StoreClient,
+    StoreLostError,
+)
+from barrier_core.contract import CONTRACT_VERSION, Barrier, Capability
+from barrier_core.errors import (
+    BarrierConfigError,
+    BarrierConnectionError,
+    BarrierError,
+    BarrierFailedError,
+    BarrierPluginError,
+    BarrierSetupError,
+    BarrierTimeoutError,
+    BarrierUsageError,
+    BrokenBarrierError,
+    RankConflictError,
+    describe_exception,
+    failure,
+)
+from barrier_core.hooks import ObservedBarrier, hookimpl, plugin_manager
+from barrier_core.launcher import RankInfo
+from barrier_core.options import (
+    DEFAULT_HEARTBEAT_SECS,
+    DEFAULT_LINGER_SECS,
+    DEFAULT_TIMEOUT_SECS,
+    DEFAULT_WARN_AFTER_SECS,
+    BarrierPrefix,
+    Generation,
+    GlobalRank,
+    GlobalWorldSize,
+    HeartbeatSecs,
+    LingerSecs,
+    ProgressExtendsDeadline,
+    TimeoutSecs,
+    WarnAfterSecs,
+    check_name,
+    check_seconds,
+)
+from barrier_core.verdict import RankState, RankStatus, Verdict, VerdictKind, format_ranks
+
+__all__ = [
+    "ANSWER_SECS",
+    "BRIEF_SECS",
+    "CONTRACT_VERSION",
+    "DEFAULT_HEARTBEAT_SECS",
+    "DEFAULT_LINGER_SECS",
+    "DEFAULT_TIMEOUT_SECS",
+    "DEFAULT_WARN_AFTER_SECS",
+    "ROUND_DIGITS",
+    "Barrier",
+    "BarrierConfigError",
+    "BarrierConnectionError",
+    "BarrierError",
+    "BarrierFailedError",
+    "BarrierPluginError",
+    "BarrierPrefix",
+    "BarrierSetupError",
+    "BarrierTimeoutError",
+    "BarrierUsageError",
+    "BrokenBarrierError",
+    "Capability",
+    "Connect",
+    "Generation",
+    "GlobalRank",
+    "GlobalWorldSize",
+    "HeartbeatSecs",
+    "Joining",
+    "LingerSecs",
+    "Meta",
+    "ObservedBarrier",
+    "ProgressExtendsDeadline",
+    "RankConflictError",
+    "RankInfo",
+    "RankState",
+    "RankStatus",
+    "RoundKeys",
+    "Series",
+    "StoreAccess",
+    "StoreBarrier",
+    "StoreClient",
+    "StoreLostError",
+    "TimeoutSecs",
+    "Verdict",
+    "VerdictKind",
+    "WarnAfterSecs",
+    "check_name",
+    "check_seconds",
+    "describe_exception",
+    "failure",
+    "format_ranks",
+    "hookimpl",
+    "plugin_manager",
+]

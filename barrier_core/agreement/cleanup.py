@@ -11,50 +11,82 @@ verdict.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import unquote
 
-from barrier_core.agreement.keys import Keys
+from barrier_core.agreement.keys import Keys, Series
 from barrier_core.agreement.membership import decode_job_description
 from barrier_core.agreement.round_log import all_tags
 from barrier_core.agreement.store import StoreClient
 
-COLLECT_EVERY = 64
-"""Rounds per batch; each leaves a log and a bell."""
-_WINDOW = 4 * COLLECT_EVERY
+BATCH_ROUNDS = 64
+"""Rounds that are removed together; each leaves a log and a release signal."""
+_WINDOW = 4 * BATCH_ROUNDS
 """Rounds that are looked at together when a generation ends; more than a batch."""
 
+Batch = list[tuple[int, Series]]
+"""Rounds one after another, with the series of the tag that this rank came with."""
 
-def retire(line: StoreClient, keys: Keys) -> None:
+
+class FinishedRounds:
+    """The rounds that have passed and whose keys are still there; kept by rank 0.
+
+    Args:
+        remove: Has a batch removed (`remove_rounds`), off the fast path.
+    """
+
+    def __init__(self, remove: Callable[[Batch], None]) -> None:
+        self._remove = remove
+        self._batch: Batch = []
+
+    def add(self, number: int, series: Series) -> None:
+        """Take one more round; a full batch of those before it is removed."""
+        if len(self._batch) >= BATCH_ROUNDS:
+            # Not the round just passed: others may still be asking its log.
+            self._remove(self._batch)
+            self._batch = []
+        self._batch.append((number, series))
+
+
+def remove_rounds(client: StoreClient, keys: Keys, batch: Batch) -> None:
+    """Remove the keys of finished rounds; all before them are gone."""
+    finished = [series.keys(number) for number, series in batch]
+    # A log goes after its release signal: while it stands, `remove_all` can find what is left.
+    client.remove([key for round_keys in finished for key in (round_keys.release, round_keys.log)])
+    client.write(keys.cleaned_up, b"%d" % batch[-1][0])
+
+
+def remove_all(client: StoreClient, keys: Keys) -> None:
     """Remove everything that a generation has left in the store."""
-    shape, collected = line.read([keys.shape, keys.collected])
-    if shape is None:
+    job, cleaned_up = client.read([keys.job, keys.cleaned_up])
+    if job is None:
         return  # nobody has joined, or it is done already
-    world_size = decode_job_description(shape).world_size
-    first = int(collected or b"0") + 1
+    world_size = decode_job_description(job).world_size
+    first = int(cleaned_up or b"0") + 1
     logs: list[bytes | None] = []
-    # The watcher, which collects, may have been many batches behind.
+    # The watcher, which removes batches, may have been many of them behind.
     while not logs or logs[-1] is not None:
         start = first + len(logs)
         window = range(start, start + _WINDOW)
-        logs += line.read([keys.round(number, "").log for number in window])
+        logs += client.read([keys.round(number, "").log for number in window])
     outdated = []
-    # A log goes after its bells, and after later rounds: while it stands, they can be found.
+    # A log goes after its release signals, and after later rounds: while it stands, they are found.
     for number, log in reversed(list(enumerate(logs, first))):
         if log is not None:
-            outdated += [keys.round(number, tag).bell for tag in all_tags(log)]
+            outdated += [keys.round(number, tag).release for tag in all_tags(log)]
             outdated.append(keys.round(number, "").log)
     for rank in range(world_size):
-        outdated += [keys.member(rank), keys.pulse(rank)]
+        outdated += [keys.member(rank), keys.heartbeat(rank)]
     outdated += [keys.gathered(0), keys.gathered(1)]
-    # The shape goes last: while it stands, an interrupted removal is done again.
-    line.remove([*outdated, keys.verdict, keys.alarm, keys.passed, keys.left, keys.collected])
-    line.remove([keys.shape])
+    # The job's key goes last: while it stands, an interrupted removal is done again.
+    client.remove([*outdated, keys.verdict, keys.alarm, keys.passed, keys.left, keys.cleaned_up])
+    client.remove([keys.job])
 
 
-def retire_older(line: StoreClient, keys: Keys) -> None:
+def remove_older(client: StoreClient, keys: Keys) -> None:
     """Remove the generations before the last one, and enter this one in the list of them."""
-    known = (line.read([keys.generations])[0] or b"").decode().split()
+    known = (client.read([keys.generations])[0] or b"").decode().split()
     for generation in known[:-1]:
-        retire(line, Keys(keys.prefix_name, unquote(generation)))
+        remove_all(client, Keys(keys.prefix_name, unquote(generation)))
     kept = [name for name in known[-1:] if name != keys.generation_name]
-    line.write(keys.generations, "\n".join([*kept, keys.generation_name]).encode())
+    client.write(keys.generations, "\n".join([*kept, keys.generation_name]).encode())

@@ -19,7 +19,9 @@ class RoundKeys(msgspec.Struct, frozen=True):
     """The keys of one round, for a rank with one tag."""
 
     log: str
-    bell: str
+    """Where arrivals and breaks are appended."""
+    release: str
+    """The counter that releases the round when it has reached the world size."""
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -29,7 +31,7 @@ class Series(msgspec.Struct, frozen=True):
     before: str
     """What a round's keys begin with, up to its number."""
     after: str
-    """What follows the number in the key of its bell."""
+    """What follows the number in the key of its release signal."""
     record: bytes
     """What the rank appends to a round's log."""
     world_size: int
@@ -52,27 +54,28 @@ class Keys:
         self.generation_name = quote(generation, safe="")
         self.generations = f"barrier/{quote(prefix, safe='')}/generations"
         self.base = f"barrier/{quote(prefix, safe='')}/{self.generation_name}"
-        self.shape = f"{self.base}/shape"
+        self.job = f"{self.base}/job"
         self.verdict = f"{self.base}/verdict"
         self.alarm = f"{self.base}/alarm"
         self.passed = f"{self.base}/passed"
         self.left = f"{self.base}/left"
-        self.collected = f"{self.base}/collected"
+        self.cleaned_up = f"{self.base}/cleaned-up"
+        """Number of the last round whose keys have been removed."""
 
     @property
-    def number(self) -> int:
+    def incarnation(self) -> int:
         """Which barrier of this prefix in the job's generation it is, from 0 (see `Slot`)."""
         return int(self.generation_name.rpartition(".")[2])
 
     def is_after(self, other: Keys) -> bool:
         """Whether both are of one generation of the job, and this is the later barrier."""
         generations = {keys.generation_name.rpartition(".")[0] for keys in (self, other)}
-        return len(generations) == 1 and self.number > other.number
+        return len(generations) == 1 and self.incarnation > other.incarnation
 
     def series(self, rank: int, world_size: int, tag: str) -> Series:
         """Return what a rank needs for its rounds with one tag."""
-        # A tag often changes with every round. In hex, since nobody reads a bell's key: to quote it
-        # would cost as much as all else that a round does in Python.
+        # A tag often changes with every round. In hex, since nobody reads the key of a release
+        # signal: to quote it would cost as much as all else that a round does in Python.
         return Series(
             tag, f"{self.base}/", f"/{tag.encode().hex()}", arrival_record(rank, tag), world_size
         )
@@ -82,12 +85,12 @@ class Keys:
         return self.series(0, 1, tag).keys(number)
 
     def member(self, rank: int) -> str:
-        """Return the key of a rank's roster entry."""
+        """Return the key of a rank's membership record."""
         return f"{self.base}/member/{rank}"
 
-    def pulse(self, rank: int) -> str:
+    def heartbeat(self, rank: int) -> str:
         """Return the key of a rank's heartbeat."""
-        return f"{self.base}/pulse/{rank}"
+        return f"{self.base}/heartbeat/{rank}"
 
     def gathered(self, number: int) -> str:
         """Return the key of what is gathered in a round: rank 0 empties it before it is needed."""

@@ -75,8 +75,16 @@ class LivenessPort:
     def __init__(self, address: str) -> None:
         self._server = socket.create_server((address, 0), family=_family(address), backlog=64)
         self._server.setblocking(False)
-        self.place: tuple[str, int] = (address, self._server.getsockname()[1])
+        self.endpoint: tuple[str, int] = (address, self._server.getsockname()[1])
         """Address and port."""
+
+    @classmethod
+    def open(cls, address: str | None) -> LivenessPort | None:
+        """Open a port at this host's address; None where it has none that others can reach."""
+        try:
+            return None if address is None else cls(address)
+        except OSError:
+            return None  # silence then stays silence: nobody can tell this rank's death
 
     def drain(self) -> None:
         """Take the connections that others have made and left, so that the backlog stays open."""
@@ -89,8 +97,10 @@ class LivenessPort:
         self._server.close()
 
 
-def knock(addresses: Sequence[tuple[str, int]], timeout_secs: float) -> list[Answer]:
-    """Ask the beacons at ``addresses`` (host address, port), all at once, whether they are there.
+def probe(addresses: Sequence[tuple[str, int]], timeout_secs: float) -> list[Answer]:
+    """Ask liveness ports, all at once, whether they are open.
+
+    ``addresses`` has a host address and a port for each.
 
     ``refuses`` means that the host is up and the process gone; ``silent`` that nothing is known.
     """
@@ -98,22 +108,22 @@ def knock(addresses: Sequence[tuple[str, int]], timeout_secs: float) -> list[Ans
     pending: dict[int, tuple[int, socket.socket]] = {}
     answers: list[Answer] = ["silent"] * len(addresses)
     for index, address in enumerate(addresses):
-        knocker = socket.socket(_family(address[0]), socket.SOCK_STREAM)
-        knocker.setblocking(False)
-        knocker.connect_ex(address)
-        poller.register(knocker, select.POLLOUT)
-        pending[knocker.fileno()] = (index, knocker)
+        prober = socket.socket(_family(address[0]), socket.SOCK_STREAM)
+        prober.setblocking(False)
+        prober.connect_ex(address)
+        poller.register(prober, select.POLLOUT)
+        pending[prober.fileno()] = (index, prober)
     deadline = time.monotonic() + timeout_secs
     while pending and (left := deadline - time.monotonic()) > 0:
         for descriptor, _ in poller.poll(left * 1000):
-            index, knocker = pending.pop(descriptor)
+            index, prober = pending.pop(descriptor)
             poller.unregister(descriptor)
-            error = knocker.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            error = prober.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error in (0, ECONNREFUSED):
                 answers[index] = "accepts" if error == 0 else "refuses"
-            knocker.close()
-    for _, knocker in pending.values():
-        knocker.close()
+            prober.close()
+    for _, prober in pending.values():
+        prober.close()
     return answers
 
 

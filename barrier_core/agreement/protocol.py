@@ -1,53 +1,195 @@
-"""How a round is given up so that all ranks agree on whether it passed.
+"""How a rank goes through a round, and how all ranks agree on whether it passed.
 
-A total order decides, a counter is only the bell. Every rank appends its arrival to the round's log
-and is then counted in at the round's bell; the bell rings when all are in, and who hears it has
-passed. A rank that does not want to wait any longer asks the log:
+A total order decides, the release signal only wakes. Every rank appends its arrival to the round's
+log and is then counted in. When all are counted in, the store sends the release signal, and who
+gets it has passed. A rank that does not want to wait any longer asks the log:
 
-1. *withdraw*: stop listening for the bell. If it had rung, the round has passed.
-2. *remove the bell*. Who has rung it is forgotten, so from here on it cannot ring: this rank, which
-   has been counted in before or never will be, is not counted again.
+1. *withdraw*: stop waiting for the release signal. If it had come, the round has passed.
+2. *remove the release signal*. Who has been counted in is forgotten, so from here on the count
+   cannot complete: this rank, which has been counted in before or never will be, is not counted
+   again.
 3. *append a break* to the log.
 4. *read the log*. All arrivals before the first break: the round has passed. Otherwise the first
    break has broken it.
 
-Why this is safe: a bell that rang was rung by N ranks before any removal, each after its own
-arrival, so N arrivals precede every break in the log, and all who ask it decide "passed". If no
-bell rang, every rank gets its answer from the same log, whose prefix up to the first break never
-changes. Ranks with different tags ring different bells, so a mismatch never passes.
+Why this is safe: a release signal that came was completed by N ranks before any removal, each after
+its own arrival, so N arrivals precede every break in the log, and all who ask it decide "passed".
+If none came, every rank gets its answer from the same log, whose prefix up to the first break never
+changes. Ranks with different tags are counted apart, so a mismatch never passes.
 
-The steps are generators that yield operations, so that the engine runs them on a real store and the
-tests run the same code through every interleaving on a model.
+Everything here is pure: no store, no clock, no thread. What a rank does is a generator that yields
+operations. The engine performs them on a real store, and the model checker performs the same ones
+in every order on a model of one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from barrier_core.agreement.keys import RoundKeys
-from barrier_core.agreement.round_log import Break, Log, break_record, parse
+import msgspec
+
+from barrier_core.agreement.keys import Keys, RoundKeys, Series
+from barrier_core.agreement.round_log import Break, Log, break_record, decode_verdict, parse
 from barrier_core.agreement.store import StoreClient
+from barrier_core.verdict import RankStatus, Verdict, format_ranks
 
 T = TypeVar("T")
 
 
-class Withdraw(NamedTuple):
-    """Stop waiting for the bell; answers whether it had rung."""
+class RoundPassed(NamedTuple):
+    """Another rank has found out that this round has passed."""
 
-    def run(self, line: StoreClient) -> bool:
-        """Do it on a line."""
-        return line.withdraw()
+    round: int
+
+
+class StoreLost(NamedTuple):
+    """The store was lost outside a round."""
+
+    why: str
+
+
+Reason = Break | Verdict | RoundPassed | StoreLost
+"""Why a rank must not wait any longer: what it wants, what others have decided, what is gone."""
+
+
+class Posted(NamedTuple):
+    """A reason in a rank's mailbox."""
+
+    reason: Reason
+    round: int | None = None
+    """The round that it is about; None: the one that the rank is in, or comes to next."""
+
+
+def next_reason(mailbox: Iterable[Posted], number: int) -> Reason | None:
+    """Return the first reason in a mailbox that concerns a round.
+
+    What was found out about an earlier round says nothing about this one: the rank may be dead that
+    was missing there, or may have come since.
+    """
+    return next((each.reason for each in mailbox if not is_outdated(each, number)), None)
+
+
+def is_outdated(posted: Posted, number: int) -> bool:
+    """Whether a reason is about a round before this one."""
+    about = posted.round
+    if isinstance(posted.reason, (Verdict, RoundPassed)):
+        about = posted.reason.round
+    return about is not None and about < number
+
+
+def evidence_in_store(
+    verdict: Verdict | None, alarm: Break | None, passed: int | None, number: int | None
+) -> Reason | None:
+    """Say what the barrier's own keys tell a rank.
+
+    Args:
+        verdict: The verdict that stands, if any.
+        alarm: What a process has left that does not belong to the job, if any.
+        passed: Number of a round that a rank has found to have passed, if any.
+        number: The round that this rank waits in; None if it is in none.
+    """
+    if verdict is not None:
+        return verdict
+    if alarm is not None:
+        return alarm
+    if passed is not None and number is not None and passed >= number:
+        return RoundPassed(passed)
+    return None
+
+
+def evidence_in_log(
+    log: Log, rank: int, world_size: int, number: int, dead: Sequence[int] = ()
+) -> Reason | None:
+    """Say what a round's log tells a rank that waits in it.
+
+    Args:
+        log: The round's log.
+        rank: The rank that asks.
+        world_size: Number of ranks.
+        number: The round.
+        dead: Which of the missing ranks are known to be dead.
+    """
+    if log.broken_by is not None:
+        return log.broken_by
+    arrived = {arrival.rank for arrival in log.arrivals}
+    if rank not in arrived:
+        # A record on its way is seen at the next look; one that is never there is not.
+        return None
+    if len(log.tags) > 1:
+        # The verdict says which: a rank's own look may miss those who come a moment later.
+        return Break("mismatch", rank, "the ranks came with different tags")
+    if len(arrived) == world_size:
+        return RoundPassed(number)
+    found_dead = sorted(set(dead) - arrived)
+    # The verdict says who has died, where and how.
+    return Break("dead", rank, f"rank {rank} has found it") if found_dead else None
+
+
+class Performer(Protocol):
+    """What performs a rank's operations: the engine, in each rank."""
+
+    client: StoreClient
+    """The connection on which the rank arrives."""
+
+    def arrive(self, series: Series, number: int) -> None:
+        """Append the rank's arrival, and count it in."""
+
+    def await_release(self) -> bool:
+        """Wait for the release signal; False if there may be a reason to stop."""
+
+    def next_reason(self, number: int) -> Reason | None:
+        """Return why the rank must not wait any longer in this round; None if it may."""
+
+    def describe(self, ranks: Sequence[int]) -> tuple[RankStatus, ...]:
+        """Say of missing ranks where they run and whether they live."""
+
+
+class Arrive(NamedTuple):
+    """Append the rank's arrival, and count it in."""
+
+    series: Series
+    number: int
+
+    def perform(self, performer: Performer) -> None:
+        """Do it."""
+        performer.arrive(self.series, self.number)
+
+
+class AwaitRelease(NamedTuple):
+    """Wait for the release signal; answers whether it has come. False: look for a reason."""
+
+    def perform(self, performer: Performer) -> bool:
+        """Do it."""
+        return performer.await_release()
+
+
+class NextReason(NamedTuple):
+    """Look for a reason not to wait any longer; answers it, or None."""
+
+    number: int
+
+    def perform(self, performer: Performer) -> Reason | None:
+        """Do it."""
+        return performer.next_reason(self.number)
+
+
+class Withdraw(NamedTuple):
+    """Stop waiting for the release signal; answers whether it had come."""
+
+    def perform(self, performer: Performer) -> bool:
+        """Do it."""
+        return performer.client.withdraw()
 
 
 class Remove(NamedTuple):
-    """Remove keys."""
+    """Remove a key."""
 
-    keys: tuple[str, ...]
+    key: str
 
-    def run(self, line: StoreClient) -> None:
-        """Do it on a line."""
-        line.remove(self.keys)
+    def perform(self, performer: Performer) -> None:
+        """Do it."""
+        performer.client.remove([self.key])
 
 
 class Append(NamedTuple):
@@ -56,9 +198,9 @@ class Append(NamedTuple):
     key: str
     record: bytes
 
-    def run(self, line: StoreClient) -> None:
-        """Do it on a line."""
-        line.append(self.key, self.record)
+    def perform(self, performer: Performer) -> None:
+        """Do it."""
+        performer.client.append(self.key, self.record)
 
 
 class Read(NamedTuple):
@@ -66,17 +208,60 @@ class Read(NamedTuple):
 
     key: str
 
-    def run(self, line: StoreClient) -> bytes | None:
-        """Do it on a line."""
-        return line.read([self.key])[0]
+    def perform(self, performer: Performer) -> bytes | None:
+        """Do it."""
+        return performer.client.read([self.key])[0]
 
 
-Operation = Withdraw | Remove | Append | Read
+class Write(NamedTuple):
+    """Set a key."""
+
+    key: str
+    value: bytes
+
+    def perform(self, performer: Performer) -> None:
+        """Do it."""
+        performer.client.write(self.key, self.value)
+
+
+class Create(NamedTuple):
+    """Set a key if it is missing; answers the value that stands."""
+
+    key: str
+    value: bytes
+
+    def perform(self, performer: Performer) -> bytes:
+        """Do it."""
+        return performer.client.create(self.key, self.value)
+
+
+class Describe(NamedTuple):
+    """Say of missing ranks where they run and whether they live; answers a status for each."""
+
+    ranks: tuple[int, ...]
+
+    def perform(self, performer: Performer) -> tuple[RankStatus, ...]:
+        """Do it."""
+        return performer.describe(self.ranks)
+
+
+Operation = (
+    Arrive
+    | AwaitRelease
+    | NextReason
+    | Withdraw
+    | Remove
+    | Append
+    | Read
+    | Write
+    | Create
+    | Describe
+)
 Steps = Generator[Operation, Any, T]
 
 
-def run(steps: Steps[T], line: StoreClient) -> T:
-    """Run the steps of the protocol on a real line."""
+def run(steps: Steps[T], performer: Performer) -> T:
+    """Perform the steps of the protocol, one by one."""
     answer: Any = None
     while True:
         try:
@@ -84,26 +269,138 @@ def run(steps: Steps[T], line: StoreClient) -> T:
         except StopIteration as done:
             result: T = done.value
             return result
-        answer = operation.run(line)
+        answer = operation.perform(performer)
 
 
-def give_up(keys: RoundKeys, why: Break, world_size: int, arrived: bool) -> Steps[Log | None]:
+class Round(NamedTuple):
+    """One round, as one rank comes to it."""
+
+    number: int
+    series: Series
+    """Of the tag that the rank comes with."""
+    keys: Keys
+    """Of the barrier."""
+    rank: int
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks that must arrive."""
+        return self.series.world_size
+
+    @property
+    def own_keys(self) -> RoundKeys:
+        """The round's keys, with the tag that the rank comes with."""
+        return self.series.keys(self.number)
+
+
+# In what follows, a verdict as the result says that the round is broken, and None that it passed.
+
+
+def go_through(round_: Round) -> Steps[Verdict | None]:
+    """Be in a round, from its entry to its end."""
+    reason = yield NextReason(round_.number)
+    if reason is not None:
+        return (yield from settle(round_, reason, arrived=False))
+    yield Arrive(round_.series, round_.number)
+    return (yield from go_on_waiting(round_))
+
+
+def go_on_waiting(round_: Round) -> Steps[Verdict | None]:
+    """Wait for the end of a round in which the rank has arrived."""
+    while not (yield AwaitRelease()):
+        reason = yield NextReason(round_.number)
+        if reason is not None:
+            return (yield from settle(round_, reason, arrived=True))
+    return None
+
+
+def settle(round_: Round, reason: Reason, arrived: bool) -> Steps[Verdict | None]:
+    """End a round for a reason.
+
+    Args:
+        round_: The round.
+        reason: Concerns this round (see `next_reason`).
+        arrived: Whether this rank has arrived. If not, it must never arrive afterwards.
+    """
+    if isinstance(reason, StoreLost):
+        return lost(round_, reason.why)
+    if isinstance(reason, Break):
+        return (yield from conclude(round_, reason, arrived))
+    if isinstance(reason, Verdict) and reason.round == round_.number:
+        return reason
+    # Whoever is in a later round has passed this one, and so has everybody.
+    yield Withdraw()
+    return None
+
+
+def conclude(round_: Round, why: Break, arrived: bool) -> Steps[Verdict | None]:
+    """Break a round unless it has passed, and tell the others what came of it."""
+    log = yield from give_up(round_, why, arrived)
+    if log is None:
+        # A rank that was counted in too late, after the removal, still waits: tell it.
+        yield Write(round_.keys.passed, b"%d" % round_.number)
+        return None
+    arrivals = {arrival.rank for arrival in log.arrivals}
+    missing = tuple(rank for rank in range(round_.world_size) if rank not in arrivals)
+    statuses = (yield Describe(missing)) if missing else ()
+    verdict = compose(round_, log, statuses)
+    # The first to write it down writes it for all: who is alive and what a rank last did is seen
+    # differently from different places.
+    standing = yield Create(round_.keys.verdict, msgspec.json.encode(verdict))
+    return decode_verdict(standing)
+
+
+def give_up(round_: Round, why: Break, arrived: bool) -> Steps[Log | None]:
     """Break a round unless it has passed: None if it has, else the log that says who broke it.
 
     Args:
-        keys: The round's keys, with the tag that this rank has arrived with.
+        round_: The round.
         why: The break to append; another rank's may come first.
-        world_size: Number of ranks.
         arrived: Whether this rank has arrived. If not, it must never arrive afterwards.
     """
+    keys = round_.own_keys
     if arrived:
         if (yield Withdraw()):
             return None
-        yield Remove((keys.bell,))
-    # A rank that has not arrived, and never will, has no bell to remove: none can ring without it.
+        yield Remove(keys.release)
+    # A rank that has not arrived, and never will, has no release signal to remove: the count cannot
+    # complete without it.
     yield Append(keys.log, break_record(why))
     log = parse((yield Read(keys.log)) or b"")
-    # Count arrivals as the bell does: all of them, and all with one tag.
-    if len(log.arrivals) == world_size and len(log.tags) == 1:
+    # Count arrivals as the release signal does: all of them, and all with one tag.
+    if len(log.arrivals) == round_.world_size and len(log.tags) == 1:
         return None
     return log
+
+
+def compose(round_: Round, log: Log, missing: tuple[RankStatus, ...]) -> Verdict:
+    """Return the verdict on a broken round.
+
+    Args:
+        round_: The round.
+        log: Says who has arrived and who has broken it.
+        missing: The status of every rank that has not arrived.
+    """
+    assert log.broken_by is not None  # the rank's own record is there, if no other
+    tags = {tag: format_ranks(ranks) for tag, ranks in sorted(log.tags.items())}
+    return Verdict(
+        kind=log.broken_by.kind,
+        round=round_.number,
+        tag=round_.series.tag,
+        rank=log.broken_by.rank,
+        reason=log.broken_by.reason,
+        world_size=round_.world_size,
+        missing=missing,
+        tags=tags if len(tags) > 1 else None,
+    )
+
+
+def lost(round_: Round, why: str) -> Verdict:
+    """Return the verdict of a rank that has lost the store, in a round or before it."""
+    return Verdict(
+        kind="store",
+        round=round_.number,
+        tag=round_.series.tag,
+        reason=why,
+        world_size=round_.world_size,
+    )

@@ -29,7 +29,7 @@ class Break(msgspec.Struct, frozen=True):
 
 
 # Made once, at import: msgspec looks into a class when it is first decoded, and two threads that
-# decode one for the first time at once crash the process (msgspec 0.22; `roster` has more of them).
+# decode one for the first time at once crash the process (msgspec 0.22). Others do the same.
 decode_break = msgspec.json.Decoder(Break).decode
 decode_verdict = msgspec.json.Decoder(Verdict).decode
 
@@ -71,7 +71,7 @@ def parse(data: bytes) -> Log:
 
 
 def all_tags(data: bytes) -> list[str]:
-    """Return the tags that ranks have come with, also after a break: each has left a bell."""
+    """Return the tags that ranks have come with, also after a break: each left a signal."""
     return sorted({_arrival(line).tag for line in data.splitlines() if line.startswith(b"A")})
 
 

@@ -1,8 +1,9 @@
-"""What the agreement engine needs of a key-value store: one rank's line to it.
+"""What the agreement engine needs of a key-value store: a client, and how to get one.
 
-A backend writes `append`, `read`, `create`, `write`, `remove` and `close`. The three methods that
-wait (`arrive`, `wait`, `withdraw`) then work by polling; a store that can block, or count,
-overrides them to release a round in one round trip.
+A backend writes a `StoreClient` with `append`, `read`, `create`, `write`, `remove` and `close`, and
+hands a `StoreAccess` to `StoreBarrier`. The three methods that wait (`arrive`, `wait`, `withdraw`)
+then work by polling. A store that can block, or count, overrides them to release a round in one
+round trip.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import abc
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from barrier_core.agreement.keys import Series
 from barrier_core.agreement.round_log import passed
@@ -17,21 +19,34 @@ from barrier_core.agreement.wakeup import WakeUp
 
 BRIEF_SECS = 0.25
 """How long `StoreClient.wait_briefly` waits."""
+ANSWER_SECS = 6.0
+"""How long a store may take to answer in a round before it counts as lost.
+
+Longer than the 5 s for which one lost DNS packet stops torch's server: for its own log, it looks up
+the name of every client that connects, in the one thread that serves all of them.
+"""
 _FIRST_POLL_SECS = 0.001
 _LAST_POLL_SECS = 0.1
 
 
 class StoreLostError(ConnectionError):
-    """The store did not answer, or hung up. The engine turns it into a verdict."""
+    """The store did not answer, or closed the connection. The engine makes a verdict of it."""
 
 
 class StoreClient(abc.ABC):
     """One rank's connection to the store; used by one thread at a time, but for `wake`.
 
-    Keys and values are short text and bytes. Operations on one line take effect in the order they
-    were called. Any of them raises `StoreLostError` when the store does not answer within its
-    bound.
+    Keys and values are short text and bytes. Operations of one client take effect in the order in
+    which they were called. Each raises `StoreLostError` when the store does not answer within
+    `answer_secs`.
     """
+
+    answer_secs: float = ANSWER_SECS
+    """How long the store may take to answer, in seconds; the engine sets it."""
+
+    def __init__(self) -> None:
+        self._wake_up = WakeUp()
+        self._waits_for = ("", 0)
 
     @abc.abstractmethod
     def append(self, key: str, record: bytes) -> None:
@@ -55,24 +70,24 @@ class StoreClient(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Hang up. Never raises."""
+        """Close the connection. Never raises."""
 
     def address(self) -> str | None:
         """Return this host's address as other ranks reach it; None where that is not known."""
         return None
 
     def arrive(self, series: Series, number: int) -> None:
-        """Append the rank's record to a round's log, then count it in at the bell; do not wait.
+        """Append the rank's record to a round's log, then count it in; do not wait.
 
-        The bell rings when ``series.world_size`` ranks have been counted in since it was last
-        removed. `Series.keys` tells the keys of both.
+        The release signal comes when ``series.world_size`` ranks have been counted in since its key
+        was last removed. `Series.keys` tells the keys of both.
         """
         log = series.keys(number).log
         self._waits_for = (log, series.world_size)
         self.append(log, series.record)
 
     def wait(self, timeout_secs: float) -> bool:
-        """Wait for the bell of the last `arrive`: True when it has rung.
+        """Wait for the release signal of the last `arrive`: True when it has come.
 
         False after ``timeout_secs`` or a `wake`; the rank is still counted in.
         """
@@ -83,7 +98,7 @@ class StoreClient(abc.ABC):
             if passed(self.read([log])[0] or b"", world_size):
                 return True
             left = deadline - time.monotonic()
-            if self._woken.wait(min(pause, max(left, 0))) or left <= 0:
+            if self._wake_up.wait(min(pause, max(left, 0))) or left <= 0:
                 return False
             pause = min(pause * 2, _LAST_POLL_SECS)
 
@@ -95,21 +110,67 @@ class StoreClient(abc.ABC):
         return self.wait(BRIEF_SECS)
 
     def withdraw(self) -> bool:
-        """Stop waiting. True when the bell had rung.
+        """Stop waiting. True when the release signal had come.
 
-        When it returns, the store has processed the `arrive` of this line: nothing of it can take
+        When it returns, the store has processed the `arrive` of this client: nothing of it can take
         effect later. The protocol's safety rests on that.
         """
         return False
 
     def wake(self) -> None:
         """Make a `wait` under way, or else the next one, return. Any thread may call it."""
-        self._woken.call()
-
-    def __init__(self) -> None:
-        self._woken = WakeUp()
-        self._waits_for = ("", 0)
+        self._wake_up.call()
 
 
 Connect = Callable[[], StoreClient]
-"""Opens a line. Raises `StoreLostError` when the store cannot be reached."""
+"""Opens a connection. Raises `StoreLostError` when the store cannot be reached."""
+
+
+class Joining(Protocol):
+    """What a rank that is about to join tells the backend that opens the connection for it."""
+
+    rank: int
+
+    def wait_for_host(self, client: StoreClient, deadline: float) -> None:
+        """Return once rank 0 has come to this barrier, on the server of ``client``.
+
+        For a store that rank 0 hosts: see `membership.wait_for_host`.
+
+        Args:
+            client: Connected to the server that answers at the address.
+            deadline: When to give up, in monotonic seconds.
+
+        Raises:
+            BarrierSetupError: Rank 0 has not come before the deadline.
+            StoreLostError: The server has ended, or does not answer.
+        """
+
+
+class StoreAccess:
+    """How a rank gets at its store; what a backend hands to `StoreBarrier`.
+
+    Args:
+        name: What messages call the store, such as ``TCP store at 10.0.0.1:29511``.
+        connect: Opens a connection; called twice for each barrier, for the caller's thread and for
+            the watcher's.
+    """
+
+    hosts_store = False
+    """Whether the store dies with this process, which then leaves last."""
+
+    def __init__(self, name: str, connect: Connect) -> None:
+        self.name = name
+        self.connect = connect
+
+    def open(self, joining: Joining) -> StoreClient:
+        """Return the caller's connection, on which the rank joins.
+
+        A backend whose store has to be started, or waited for, does so here.
+
+        Raises:
+            StoreLostError: The store cannot be reached.
+        """
+        return self.connect()
+
+    def close(self) -> None:
+        """Release what `open` has started. Called once the barrier has left, or could not join."""

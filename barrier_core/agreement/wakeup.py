@@ -22,11 +22,11 @@ class WakeUp:
         self._calls.put(None)
 
     def called(self) -> bool:
-        """Return whether a call waits to be heard."""
+        """Return whether there is a call."""
         return not self._calls.empty()
 
     def wait(self, timeout_secs: float | None) -> bool:
-        """Wait for a call, and hear all there are by then; False: there was none in time.
+        """Wait for a call, and clear all there are by then; False: there was none in time.
 
         Only one thread may wait. None: wait for as long as it takes.
         """
@@ -34,10 +34,10 @@ class WakeUp:
             self._calls.get(timeout=timeout_secs)
         except Empty:
             return False
-        self.hear()
+        self.clear()
         return True
 
-    def hear(self) -> None:
+    def clear(self) -> None:
         """Take back all calls there are."""
         with suppress(Empty):
             while True:

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from barrier_core.agreement.barrier import StoreBarrier
 from barrier_core.agreement.round_log import passed
-from barrier_core.agreement.store import StoreClient
+from barrier_core.agreement.store import StoreAccess, StoreClient
 from barrier_core.contract import Capability
 from barrier_core.options import (
     DEFAULT_TIMEOUT_SECS,
@@ -38,7 +38,7 @@ class LocalStore:
 
 
 class LocalClient(StoreClient):
-    """A line to a `LocalStore`. Waits for the log itself, so it needs no bell."""
+    """A client of a `LocalStore`. It waits for the log itself and needs no release signal."""
 
     def __init__(self, store: LocalStore) -> None:
         super().__init__()
@@ -78,13 +78,13 @@ class LocalClient(StoreClient):
         """See `StoreClient`."""
         log, world_size = self._waits_for
 
-        def rung() -> bool:
+        def released() -> bool:
             return passed(self._store.values.get(log, b""), world_size)
 
         with self._store.lock:
-            self._store.changed.wait_for(lambda: rung() or self._woken.called(), timeout_secs)
-            self._woken.hear()
-            return rung()
+            self._store.changed.wait_for(lambda: released() or self._wake_up.called(), timeout_secs)
+            self._wake_up.clear()
+            return released()
 
     def wake(self) -> None:
         """See `StoreClient`."""
@@ -126,8 +126,7 @@ class LocalBarrier(StoreBarrier):
         super().__init__(
             global_rank,
             global_world_size,
-            connect=lambda: LocalClient(_STORE),
-            store_name="store of this process",
+            store=StoreAccess("store of this process", lambda: LocalClient(_STORE)),
             barrier_prefix=barrier_prefix,
             generation=generation,
             timeout_secs=timeout_secs,

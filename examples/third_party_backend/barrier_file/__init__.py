@@ -11,17 +11,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from msgspec import Meta
-
-from barrier_core.agreement.barrier import StoreBarrier
-from barrier_core.agreement.store import StoreClient, StoreLostError
-from barrier_core.options import (
+from barrier_core.plugin_api import (
     DEFAULT_TIMEOUT_SECS,
     DEFAULT_WARN_AFTER_SECS,
     BarrierPrefix,
     Generation,
     GlobalRank,
     GlobalWorldSize,
+    Meta,
+    StoreAccess,
+    StoreBarrier,
+    StoreClient,
+    StoreLostError,
     TimeoutSecs,
     WarnAfterSecs,
 )
@@ -110,7 +111,7 @@ class FileBarrier(StoreBarrier):
     """A barrier between the processes of one host, which share a directory."""
 
     barrier_type: ClassVar[str] = "file"
-    contract_version: ClassVar[int] = 1
+    contract_version: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -126,8 +127,7 @@ class FileBarrier(StoreBarrier):
         super().__init__(
             global_rank,
             global_world_size,
-            connect=lambda: FileClient(path),
-            store_name=f"directory {path}",
+            store=StoreAccess(f"directory {path}", lambda: FileClient(path)),
             barrier_prefix=barrier_prefix,
             generation=generation,
             timeout_secs=timeout_secs,

@@ -10,12 +10,19 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, ClassVar
 
-from msgspec import Meta
-
-from barrier_core.contract import Barrier, Capability
-from barrier_core.errors import BarrierSetupError, failure
-from barrier_core.options import DEFAULT_TIMEOUT_SECS, TimeoutSecs, check_seconds
-from barrier_core.verdict import RankStatus, Verdict, format_ranks
+from barrier_core.plugin_api import (
+    DEFAULT_TIMEOUT_SECS,
+    Barrier,
+    BarrierSetupError,
+    Capability,
+    Meta,
+    RankStatus,
+    TimeoutSecs,
+    Verdict,
+    check_seconds,
+    failure,
+    format_ranks,
+)
 
 Collective = Callable[[timedelta], None]
 
@@ -56,7 +63,7 @@ class DistBarrier(Barrier):
     """
 
     barrier_type: ClassVar[str] = "dist_barrier"
-    contract_version: ClassVar[int] = 1
+    contract_version: ClassVar[int] = 2
     capabilities: ClassVar[Capability] = Capability.TIMEOUT | Capability.BOUNDED_STATE
 
     def __init__(
@@ -96,22 +103,27 @@ class DistBarrier(Barrier):
             )
         self._collective = _choose_collective(dist, self._group)
 
-    def _wait(self, timeout_secs: float, tag: str) -> None:
+    def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         started = time.monotonic()
         try:
             self._collective(timedelta(seconds=timeout_secs))
         except RuntimeError as error:  # every error of torch.distributed is one
             waited = time.monotonic() - started
-            raise failure(self._verdict(error, waited, timeout_secs, tag)) from error
+            raise failure(self._verdict(error, number, waited, timeout_secs, tag)) from error
 
     def _verdict(
-        self, error: RuntimeError, waited_secs: float, timeout_secs: float, tag: str
+        self,
+        error: RuntimeError,
+        number: int,
+        waited_secs: float,
+        timeout_secs: float,
+        tag: str,
     ) -> Verdict:
         text = str(error).strip()
         missing = error.ranks if isinstance(error, _MissingRanksError) else []
         expired = waited_secs >= timeout_secs * 0.9 and _TIMEOUT_WORDS.search(text)
         if expired:
-            reason = f"waited for {waited_secs:.1f} s"
+            reason = f"after {waited_secs:.1f} s"
         else:
             # Without the source file that gloo puts in front, and the advice that it adds.
             said = re.sub(r"^\[[^]]*\] ?", "", text).splitlines()[0].split(". ")[0]
@@ -120,7 +132,7 @@ class DistBarrier(Barrier):
             reason += f"; rank {self._ranks[0]} can tell which ranks are missing"
         return Verdict(
             kind="timeout" if expired else "store",
-            round=self.round,
+            round=number,
             tag=tag,
             rank=self._ranks[self.rank_info.global_rank],
             reason=reason,

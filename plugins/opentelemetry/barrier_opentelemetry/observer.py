@@ -11,8 +11,14 @@ from opentelemetry import metrics, trace
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import StatusCode
 
-from barrier_core import Barrier, BarrierError, BarrierFailedError, RankStatus, hookimpl
-from barrier_core.verdict import format_ranks
+from barrier_core.plugin_api import (
+    Barrier,
+    BarrierError,
+    BarrierFailedError,
+    RankStatus,
+    format_ranks,
+    hookimpl,
+)
 
 SCOPE = "barrier_opentelemetry"
 BUCKETS = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 600.0, 1800.0)

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from barrier_core.errors import BarrierConfigError, BarrierSetupError
+from barrier_core.plugin_api import BarrierConfigError, BarrierSetupError
 
 
-class Place(NamedTuple):
+class Endpoint(NamedTuple):
     """Where a TCPStore listens, and where in it this barrier's keys go."""
 
     host: str
@@ -27,7 +27,7 @@ class Place(NamedTuple):
         return f"TCP store at {self.host}:{self.port}{inside}"
 
 
-def agent_store(environ: Mapping[str, str] | None = None) -> Place | None:
+def agent_store(environ: Mapping[str, str] | None = None) -> Endpoint | None:
     """Return the store of torchrun's agent, which outlives every rank; None without torchrun.
 
     torchrun says so with ``TORCHELASTIC_USE_AGENT_STORE=True``; ``MASTER_ADDR`` and ``MASTER_PORT``
@@ -37,7 +37,7 @@ def agent_store(environ: Mapping[str, str] | None = None) -> Place | None:
     if environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     try:
-        return Place(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]))
+        return Endpoint(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]))
     except (KeyError, ValueError):
         raise BarrierConfigError(
             "TORCHELASTIC_USE_AGENT_STORE=True in the environment says that torchrun's store can "
@@ -46,7 +46,7 @@ def agent_store(environ: Mapping[str, str] | None = None) -> Place | None:
         ) from None
 
 
-def place_of(store: Any) -> Place:
+def endpoint_of(store: Any) -> Endpoint:
     """Return where a store object's server listens.
 
     Raises:
@@ -66,36 +66,36 @@ def place_of(store: Any) -> Place:
         # namespace of their own instead.
         agreed = store.compare_set("barrier/namespace", "", uuid.uuid4().hex)
         namespace = f"barrier/{agreed.decode()}/"
-    return Place(inner.host, inner.port, namespace)
+    return Endpoint(inner.host, inner.port, namespace)
 
 
-_servers: dict[tuple[int, Place], Any] = {}
+_servers: dict[tuple[int, Endpoint], Any] = {}
 """The servers of this process, by its pid: a forked child has none, and ends none."""
-_users: Counter[tuple[int, Place]] = Counter()
+_users: Counter[tuple[int, Endpoint]] = Counter()
 _one_at_a_time = threading.Lock()
 
 
 class HostedStore:
-    """One barrier's share in the server that this process hosts at a place.
+    """One barrier's share in the server that this process hosts at an endpoint.
 
-    All barriers of a process that are hosted at one place share a server, whatever their prefix. It
+    All barriers of a process that are hosted at one endpoint share a server, whatever their prefix. It
     starts with the first of them and ends with the last; which of torch's servers it is, the first
     decides.
 
     Args:
-        place: Where to listen.
+        endpoint: Where to listen.
         use_libuv: Which of torch's two servers to start.
 
     Raises:
         BarrierSetupError: See `host_store`.
     """
 
-    def __init__(self, place: Place, use_libuv: bool) -> None:
-        self._key = (os.getpid(), place)
+    def __init__(self, endpoint: Endpoint, use_libuv: bool) -> None:
+        self._key = (os.getpid(), endpoint)
         self._is_released = False
         with _one_at_a_time:
             if not _users[self._key]:
-                _servers[self._key] = host_store(place, use_libuv)
+                _servers[self._key] = host_store(endpoint, use_libuv)
             _users[self._key] += 1
 
     def release(self) -> None:
@@ -110,8 +110,8 @@ class HostedStore:
                 del _users[self._key], _servers[self._key]
 
 
-def host_store(place: Place, use_libuv: bool) -> Any:
-    """Start a TCPStore in this process, listening on the interface of ``place.host`` only.
+def host_store(endpoint: Endpoint, use_libuv: bool) -> Any:
+    """Start a TCPStore in this process, listening on the interface of ``endpoint.host`` only.
 
     Returns:
         torch's store object; the server lives as long as it does.
@@ -126,14 +126,14 @@ def host_store(place: Place, use_libuv: bool) -> Any:
         )
     except ImportError as error:
         raise BarrierSetupError(
-            f"rank 0 hosts the {place} and needs torch for it, which cannot be imported ({error}); "
+            f"rank 0 hosts the {endpoint} and needs torch for it, which cannot be imported ({error}); "
             "pip install torch on rank 0's host"
         ) from error
-    listener = _listen(place)
+    listener = _listen(endpoint)
     # The store takes the socket over: it closes it in the end.
     return TCPStore(
-        place.host,
-        place.port,
+        endpoint.host,
+        endpoint.port,
         is_master=True,
         wait_for_workers=False,
         master_listen_fd=listener.detach(),
@@ -141,10 +141,10 @@ def host_store(place: Place, use_libuv: bool) -> Any:
     )
 
 
-def _listen(place: Place) -> socket.socket:
+def _listen(endpoint: Endpoint) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            place.host, place.port, type=socket.SOCK_STREAM
+            endpoint.host, endpoint.port, type=socket.SOCK_STREAM
         )[0]
         listener = socket.socket(family, kind, protocol)
         try:
@@ -163,6 +163,6 @@ def _listen(place: Place) -> socket.socket:
             errno.EACCES: "ports below 1024 need privileges: give a higher tcpstore_port",
         }.get(error.errno or 0, "check master_address and tcpstore_port")
         raise BarrierSetupError(
-            f"rank 0 cannot listen at master_address={place.host!r}, tcpstore_port={place.port}: "
-            f"{error}; {remedy}"
+            f"rank 0 cannot listen at master_address={endpoint.host!r}, "
+            f"tcpstore_port={endpoint.port}: {error}; {remedy}"
         ) from error

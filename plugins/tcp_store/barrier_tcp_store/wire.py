@@ -10,7 +10,7 @@ The protocol is torch's, of which ``TCPStoreBackend.hpp`` in every torch wheel n
 types (torch 2.4 to 2.13 number them alike). A request is its type in one byte, then its fields: a
 number has 8 bytes, a text its length and its bytes; byte order is the host's. Keys begin with
 ``/``. All answers come in the order of the requests, except that of BARRIER, which comes when the
-bell rings.
+release signal is sent.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from barrier_core.agreement.keys import ROUND_DIGITS, Series
-from barrier_core.agreement.store import BRIEF_SECS, StoreClient, StoreLostError
+from barrier_core.plugin_api import (
+    ANSWER_SECS,
+    BRIEF_SECS,
+    ROUND_DIGITS,
+    Series,
+    StoreClient,
+    StoreLostError,
+)
 
-ANSWER_SECS = 6.0
-"""How long the store may take to answer before it counts as lost.
-
-Longer than the 5 s for which one lost DNS packet stops torch's server: for its own log, it looks up
-the name of every client that connects, in the one thread that serves all of them.
-"""
 _RETRY_SECS = 0.1
 
 _VALIDATE = b"\x00"
@@ -43,7 +43,7 @@ _CANCEL_WAIT = b"\x0c"
 _PING = b"\x0d"
 _BARRIER = b"\x12"
 _MAGIC = struct.pack("=I", 0x3C85F7CE)
-_RUNG, _CANCELLED = b"\x00", b"\x01"
+_RELEASED, _CANCELLED = b"\x00", b"\x01"
 
 # Asking for a missing key crashes the connection on torch's older server. Comparing with a value
 # that no key has does not, and answers the value that stands, or this one where there is none.
@@ -60,7 +60,7 @@ def _text(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
-class _HungUpError(StoreLostError):
+class _ClosedError(StoreLostError):
     """The server has closed the connection."""
 
 
@@ -107,7 +107,7 @@ class TCPStoreClient(StoreClient):
             self.close()
             raise StoreLostError(f"what answers at {host}:{port} is no TCPStore: {error}") from None
         self.answer_secs = ANSWER_SECS
-        self.can_ring = True
+        self.can_count = True
         """Whether the server knows BARRIER (torch 2.13 does); without it, waiting is polling."""
 
     def append(self, key: str, record: bytes) -> None:
@@ -147,7 +147,7 @@ class TCPStoreClient(StoreClient):
 
     def arrive(self, series: Series, number: int) -> None:
         """See `StoreClient`; both requests in one packet."""
-        if not self.can_ring:
+        if not self.can_count:
             return super().arrive(series, number)
         # Every round comes by here, and through `wait_briefly`: only the number is put in.
         if series is not self._series:
@@ -169,28 +169,28 @@ class TCPStoreClient(StoreClient):
         ]
 
     def wait_briefly(self) -> bool:
-        """See `StoreClient`; one call, which only the bell, the time or an exception ends.
+        """See `StoreClient`; one call, ended by the release signal, the time or an exception alone.
 
         Why the time limit is Python's and not the kernel's (``SO_RCVTIMEO``), which would save
         another microsecond: that one starts anew after every signal, so a program with a timer of
         its own might never get to look after its round.
         """
-        if not self.can_ring:
+        if not self.can_count:
             return super().wait_briefly()
         try:
             answer = self._socket.recv(1)
         except TimeoutError:
             return False
         except OSError as error:
-            raise self._lost(str(error), _HungUpError) from None
+            raise self._lost(str(error), _ClosedError) from None
         if not answer:
-            raise self._lost(_CLOSED, _HungUpError)
+            raise self._lost(_CLOSED, _ClosedError)
         self._counted_in = False
         return True
 
     def wait(self, timeout_secs: float) -> bool:
         """See `StoreClient`; costs nothing while it lasts."""
-        if not self.can_ring:
+        if not self.can_count:
             return super().wait(timeout_secs)
         # Rounded up: poll counts in milliseconds, and a wait of 0 would spin. It goes on after a
         # signal, and returns early for nothing else.
@@ -208,18 +208,18 @@ class TCPStoreClient(StoreClient):
         """See `StoreClient`; one round trip.
 
         Why this is a fence: the server handles one connection's requests in order, so its answer to
-        CANCEL_WAIT says that it has handled the arrival before it. A bell that rang first shows as
-        one more byte before that answer.
+        CANCEL_WAIT says that it has handled the arrival before it. A release signal that came first
+        shows as one more byte before that answer.
         """
         if not self._counted_in:
             return False
         with self._asking():
             self._send(_CANCEL_WAIT)
-            rung = self._receive(1) == _RUNG
-            if rung and self._receive(1) != _CANCELLED:
+            released = self._receive(1) == _RELEASED
+            if released and self._receive(1) != _CANCELLED:
                 raise self._lost("it answered CANCEL_WAIT in a way that is not known")
         self._counted_in = False
-        return rung
+        return released
 
     def wake(self) -> None:
         """See `StoreClient`."""
@@ -240,21 +240,21 @@ class TCPStoreClient(StoreClient):
         address: str = self._socket.getsockname()[0]
         return address
 
-    def probe_bell(self, scratch: str) -> bool:
-        """Ask whether the server knows BARRIER; one that does not hangs up on us.
+    def probe_counting(self, scratch: str) -> bool:
+        """Ask whether the server knows BARRIER; one that does not closes the connection.
 
         Args:
             scratch: A key that nothing else uses.
 
         Raises:
             StoreLostError: It does not answer, which says nothing. All ranks must know the same:
-                the bell never rings if one of them only polls.
+                the count never completes if one of them only polls.
         """
         try:
             self._send(_BARRIER + self._key(scratch) + _LENGTH.pack(1))
             self._receive(1)
             self.remove([scratch])
-        except _HungUpError:
+        except _ClosedError:
             return False
         return True
 
@@ -266,7 +266,7 @@ class TCPStoreClient(StoreClient):
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Hang up when Ctrl-C strikes in the middle of a question, or before its answer.
+        """Close the connection when Ctrl-C comes in the middle of a question, or before its answer.
 
         What is left of it would be taken for a part of the next one.
         """
@@ -286,7 +286,7 @@ class TCPStoreClient(StoreClient):
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            raise self._lost(str(error), _HungUpError) from None
+            raise self._lost(str(error), _ClosedError) from None
         if sent < len(request):
             self._send_rest(memoryview(request)[sent:])
 
@@ -303,7 +303,7 @@ class TCPStoreClient(StoreClient):
                 except BlockingIOError:
                     continue
                 except OSError as error:
-                    raise self._lost(str(error), _HungUpError) from None
+                    raise self._lost(str(error), _ClosedError) from None
 
     def _await(self, size: int) -> None:
         """Sleep until so many bytes are there; to be woken for each answer would cost more."""
@@ -324,9 +324,9 @@ class TCPStoreClient(StoreClient):
             try:
                 chunk = self._socket.recv(size)
             except OSError as error:
-                raise self._lost(str(error), _HungUpError) from None
+                raise self._lost(str(error), _ClosedError) from None
             if not chunk:
-                raise self._lost(_CLOSED, _HungUpError)
+                raise self._lost(_CLOSED, _ClosedError)
             chunks.append(chunk)
             size -= len(chunk)
         return b"".join(chunks)

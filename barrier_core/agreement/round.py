@@ -1,0 +1,299 @@
+"""A rank's rounds: one stage, one mailbox, and one place that ends a round.
+
+========  =================================  ===================================================
+stage     event                              what follows
+========  =================================  ===================================================
+outside   a call                             entered
+entered   about to send the arrival          arrived; noted before, as a send that is interrupted
+                                             may have reached the store
+arrived   release signal                     the round has passed: outside
+entered,  a reason is posted, or the         the log decides: outside, or broken
+arrived   deadline comes
+outside   a reason is posted                 whoever has the turn, or takes it, ends the next
+                                             round without arriving: broken
+any       the store is lost                  broken
+broken    a call                             the verdict is raised again, and told to nobody
+========  =================================  ===================================================
+
+Broken is `Barrier.failed`. `Barrier._finish` alone ends a round: it moves the counter, sets
+``failed`` and tells the observers. The one exception is a round that passes, whose end is written
+out for speed: two plain writes, of the counter and of the stage.
+
+Reasons come from the rank's other threads, from signal handlers and from the watcher. Each is
+appended to the mailbox, which is one atomic step. Why none is lost: who appends one tries to take
+the turn afterwards, and who has the turn looks into the mailbox after giving it back
+(`Barrier._settle_mailbox`). Whichever comes second sees the reason.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+
+from barrier_core.agreement.cleanup import FinishedRounds
+from barrier_core.agreement.failure_detector import FailureDetector
+from barrier_core.agreement.keys import Keys, Series
+from barrier_core.agreement.protocol import (
+    Posted,
+    Reason,
+    Round,
+    Steps,
+    StoreLost,
+    go_on_waiting,
+    go_through,
+    is_outdated,
+    lost,
+    next_reason,
+    run,
+    settle,
+)
+from barrier_core.agreement.round_log import Break
+from barrier_core.agreement.store import BRIEF_SECS, StoreClient, StoreLostError
+from barrier_core.agreement.watcher import SlowRound, Watcher
+from barrier_core.contract import Barrier
+from barrier_core.errors import BarrierFailedError, describe_exception, failure
+from barrier_core.hooks import notify, plugin_manager
+from barrier_core.verdict import RankStatus, Verdict
+
+_LOOK_NOW_SECS = 1.0
+"""How long, in seconds, a deadline may be overdrawn to see whether progress extends it."""
+_STAGGER_ABOVE = 32  # ranks
+_STAGGER_SECS = 0.004  # per rank
+_MAX_STAGGER_SECS = 2.0
+
+Finish = Callable[[int, str, BarrierFailedError | None, float], None]
+"""See `Barrier._finish`."""
+
+
+class Stage(Enum):
+    """Where a rank stands towards its next, or current, round."""
+
+    OUTSIDE = auto()
+    ENTERED = auto()
+    ARRIVED = auto()
+
+
+# Looking a member up in its class costs more than all else that a stage does in a round.
+_OUTSIDE, _ENTERED, _ARRIVED = Stage
+
+
+class Rounds:
+    """The rounds of one rank in one barrier; see the module's text.
+
+    Only the thread that has the barrier's turn uses it, but for `lose`.
+
+    Args:
+        barrier: The barrier, whose counter and ``failed`` are the only ones.
+        mailbox: The barrier's.
+        finish: The barrier's `Barrier._finish`.
+        client: The connection on which this rank arrives.
+        keys: The barrier's keys.
+        watcher: Looks after slow rounds.
+        failure_detector: Says of missing ranks where they run and whether they live.
+        finished: Where rounds that have passed go, for their keys to be removed; None on ranks
+            that do not see to that.
+        store_name: What messages call the store.
+        progress_extends_deadline: Count the hard limit from the late ranks' last progress.
+    """
+
+    def __init__(
+        self,
+        barrier: Barrier,
+        mailbox: list[Posted],
+        finish: Finish,
+        *,
+        client: StoreClient,
+        keys: Keys,
+        watcher: Watcher,
+        failure_detector: FailureDetector,
+        finished: FinishedRounds | None,
+        store_name: str,
+        progress_extends_deadline: bool,
+    ) -> None:
+        self.client = client
+        self._barrier = barrier
+        self._mailbox = mailbox
+        self._finish = finish
+        self._keys = keys
+        self._watcher = watcher
+        self._failure_detector = failure_detector
+        self._finished = finished
+        self._store_name = store_name
+        self._progress_extends_deadline = progress_extends_deadline
+        self._rank = barrier.rank_info.global_rank
+        self._world_size = barrier.rank_info.global_world_size
+        self._stage = _OUTSIDE
+        self._started = 0.0
+        """When the current round was entered, in monotonic seconds."""
+        self._series = keys.series(self._rank, self._world_size, "")
+        """What the current round's tag needs; most often the next one's, too."""
+        self._slow: SlowRound | None = None
+        self._limit_secs = math.inf
+        """The hard limit of the slow round, in seconds."""
+        self._deadline = math.inf
+        """Its end, in monotonic seconds, as far as is known."""
+        # Ranks that expire together would all ask the store at once. Spread out, the first decides
+        # and most of the rest hear of it: O(N) work for the store, not O(N^2).
+        self._stagger_secs = (
+            min(self._rank * _STAGGER_SECS, _MAX_STAGGER_SECS)
+            if self._world_size > _STAGGER_ABOVE
+            else 0.0
+        )
+
+    def wait(self, number: int, timeout_secs: float, tag: str) -> None:
+        """Be in a round. Returns once it has passed.
+
+        Raises:
+            BarrierFailedError: The round is broken; to end it is left to the caller.
+        """
+        self._started = time.monotonic()
+        series = self._series
+        if tag != series.tag:
+            series = self._series = self._keys.series(self._rank, self._world_size, tag)
+        self._stage = _ENTERED
+        try:
+            if self._mailbox:
+                verdict = self._go_slowly(go_through, number, timeout_secs)
+            else:
+                # The first steps of `go_through`, written out: every round comes by here.
+                self._stage = _ARRIVED
+                client = self.client
+                client.arrive(series, number)
+                # Until a round is slow, nobody looks after it, and a failure can cost nothing.
+                brief = timeout_secs >= BRIEF_SECS
+                if client.wait_briefly() if brief else client.wait(timeout_secs):
+                    verdict = None
+                else:
+                    verdict = self._go_slowly(go_on_waiting, number, timeout_secs)
+            if verdict is None:
+                self._barrier.round = number
+        except StoreLostError as error:
+            self._stage = _OUTSIDE
+            raise failure(lost(self._round(number, series), self._loss(error))) from error
+        except BaseException as interrupt:
+            # Ctrl-C, or whatever a signal handler raises: this rank leaves, so the round is broken.
+            # By way of the mailbox: should this be interrupted as well, it is done again.
+            why = Break("abort", self._rank, describe_exception(interrupt))
+            self._mailbox.append(Posted(why, number))
+            self.settle_mailbox()
+            raise
+        self._stage = _OUTSIDE
+        if verdict is not None:
+            raise failure(verdict)
+        if self._finished is not None:
+            self._finished.add(number, series)
+
+    def settle_mailbox(self) -> None:
+        """Act upon the first reason in the mailbox: it ends the current round, or else the next."""
+        number = self._barrier.round + 1
+        # Why this is safe: only who has the turn removes anything, and others append at the end.
+        while self._mailbox and is_outdated(self._mailbox[0], number):
+            del self._mailbox[0]
+        reason = next_reason(self._mailbox, number)
+        if reason is None:
+            self._stage = _OUTSIDE
+            return
+        # A round that was interrupted is still the current one. Any other is the next one.
+        arrived = self._stage is _ARRIVED
+        current = self._stage is not _OUTSIDE
+        series = self._series if current else self._keys.series(self._rank, self._world_size, "")
+        round_ = self._round(number, series)
+        cause = None
+        try:
+            verdict = run(settle(round_, reason, arrived), self)
+        except StoreLostError as error:
+            cause, verdict = error, lost(round_, self._loss(error))
+        self._stage = _OUTSIDE
+        error_of_round = None if verdict is None else failure(verdict)
+        if error_of_round is not None:
+            error_of_round.__cause__ = cause
+        elif self._finished is not None:
+            self._finished.add(number, series)
+        waited_secs = time.monotonic() - self._started if current else 0.0
+        self._finish(number, series.tag, error_of_round, waited_secs)
+
+    def lose(self, error: StoreLostError) -> Verdict:
+        """Note that the store was lost outside a round, which ends the next; return its verdict."""
+        self._mailbox.append(Posted(StoreLost(self._loss(error))))
+        return lost(self._round(self._barrier.round + 1, self._series), self._loss(error))
+
+    # What the protocol's operations need: see `protocol.Performer`.
+
+    def arrive(self, series: Series, number: int) -> None:
+        """Append the arrival, and count it in."""
+        self._stage = _ARRIVED
+        self.client.arrive(series, number)
+
+    def await_release(self) -> bool:
+        """Wait for the release signal, for something in the mailbox, or for the deadline."""
+        return self.client.wait(max(self._deadline - time.monotonic(), 0.0))
+
+    def next_reason(self, number: int) -> Reason | None:
+        """Return the first reason in the mailbox, or that the time is up; None if it goes on."""
+        reason = next_reason(self._mailbox, number)
+        if reason is None and time.monotonic() >= self._deadline:
+            self._deadline = max(self._deadline, self._extended_deadline())
+            reason = next_reason(self._mailbox, number)
+            if reason is None and time.monotonic() >= self._deadline:
+                return Break("timeout", self._rank, f"after {self._limit_secs:g} s")
+        return reason
+
+    def describe(self, ranks: Sequence[int]) -> tuple[RankStatus, ...]:
+        """Say of missing ranks where they run and whether they live."""
+        return self._failure_detector.examine(self.client, ranks)
+
+    def _round(self, number: int, series: Series) -> Round:
+        return Round(number, series, self._keys, self._rank)
+
+    def _loss(self, error: StoreLostError) -> str:
+        return f"the {self._store_name} was lost: {error}"
+
+    def _go_slowly(
+        self, steps: Callable[[Round], Steps[Verdict | None]], number: int, timeout_secs: float
+    ) -> Verdict | None:
+        """Take the steps of a round one by one, looked after by the watcher."""
+        series = self._series
+        listened = bool(plugin_manager.hook.barrier_waiting.get_hookimpls())
+        slow = self._slow = SlowRound(
+            number=number,
+            tag=series.tag,
+            log=series.keys(number).log,
+            started=self._started,
+            report=self._report,
+            report_after=(self._barrier.warn_after_secs if listened else None) or math.inf,
+        )
+        self._limit_secs = timeout_secs
+        self._deadline = self._started + timeout_secs + self._stagger_secs
+        self._watcher.attend(slow)
+        try:
+            return run(steps(self._round(number, series)), self)
+        finally:
+            self._watcher.attend(None)
+
+    def _extended_deadline(self) -> float:
+        """Return the deadline that the late ranks' progress allows, in monotonic seconds."""
+        slow = self._slow
+        if slow is None or not self._progress_extends_deadline:
+            return 0.0
+        self._watcher.look_now(slow, _LOOK_NOW_SECS)  # what was seen before may be outdated
+        if not slow.missing:
+            return 0.0
+        ages = [status.progress_age_secs for status in slow.missing]
+        if any(age is None for age in ages):
+            return 0.0  # a late rank that reports nothing extends nothing
+        oldest = max(age for age in ages if age is not None)
+        return slow.looked_at - oldest + self._limit_secs
+
+    def _report(self, slow: SlowRound, waited_secs: float) -> None:
+        """Tell the observers who is missing. Runs on the watcher's thread."""
+        notify(
+            "barrier_waiting",
+            barrier=self._barrier,
+            round=slow.number,
+            tag=slow.tag,
+            waited_secs=waited_secs,
+            missing=slow.missing,
+            reporter=slow.arrived[:1] == [self._rank],
+        )
