@@ -30,9 +30,9 @@ class RankStatus:
     def __str__(self) -> str:
         if self.host is None:
             return f"rank {self.rank} ({self.detail or 'has not joined'})"
-        text = f"rank {self.rank} ({self.host}, pid {self.pid}) {self.state}"
+        text = f"rank {self.rank} ({self.host}, pid {self.pid}), {self.state}"
         if self.detail:
-            text += f": {self.detail}"
+            text += f", {self.detail}"
         if self.progress is not None:
             text += f', last progress "{self.progress}" {self.progress_age_secs or 0:.0f} s ago'
         return text
@@ -65,6 +65,7 @@ class Verdict:
     rank: int | None = None
     """The rank whose word decided the round; None when the store was lost."""
     reason: str = ""
+    """The timeout as ``after 600 s``, what an abort said, who has found a rank dead, and so on."""
     world_size: int = 0
     missing: tuple[RankStatus, ...] = ()
     """Every rank that had not arrived when the round was decided."""
@@ -72,16 +73,43 @@ class Verdict:
     """Which ranks (as ranges) came with which tag, where tags differ."""
 
     def __str__(self) -> str:
-        text = f"{describe_round(self.round, self.tag)} is broken ({self.kind}"
-        text += "" if self.rank is None else f", decided by rank {self.rank}"
-        text += f"): {self.reason}"
+        text = f"{describe_round(self.round, self.tag)} {self._outcome()}"
         if self.tags:
-            text += "; tags: " + ", ".join(
-                f"{tag!r} on {ranks}" for tag, ranks in self.tags.items()
+            text += ": " + ", ".join(
+                f"{tag!r} on {_ranks(ranks)}" if tag else f"no tag on {_ranks(ranks)}"
+                for tag, ranks in self.tags.items()
             )
         if self.missing:
-            text += "; " + describe_missing(self.missing, self.world_size)
-        return text
+            text += (": " if self.kind in ("timeout", "dead") else "; ") + self._absent()
+        return f"{text}. {_REMEDIES[self.kind]}"
+
+    def _outcome(self) -> str:
+        """Say how the round ended, without its name."""
+        if self.kind == "timeout":
+            return f"timed out {self.reason}"
+        if self.kind == "abort":
+            return f"was aborted by rank {self.rank}: {self.reason}"
+        if self.kind == "dead":
+            return "is broken"  # who is dead is among the missing
+        if self.kind == "mismatch":
+            return "is broken, as its ranks came with different tags"
+        if self.kind == "conflict":
+            return f"is broken: {self.reason}"
+        return f"is lost: {self.reason}"
+
+    def _absent(self) -> str:
+        verb = "did not arrive" if self.kind == "timeout" else "had not arrived"
+        return _count_and_name(self.missing, self.world_size, verb)
+
+
+_REMEDIES: dict[VerdictKind, str] = {
+    "timeout": "Look at the missing ranks first; a job that may be slower needs more timeout_secs",
+    "abort": "Mend what that rank reports, then restart all ranks",
+    "dead": "Find out on its host why it ended, then restart all ranks",
+    "mismatch": "Bring all ranks to the same call, with the same tag",
+    "conflict": "Start each rank once, with the settings of the job, then restart all ranks",
+    "store": "Whether other ranks have passed is not known: restart from the last checkpoint",
+}
 
 
 def describe_round(round_number: int, tag: str) -> str:
@@ -90,11 +118,21 @@ def describe_round(round_number: int, tag: str) -> str:
 
 
 def describe_missing(missing: tuple[RankStatus, ...], world_size: int) -> str:
-    """Say who has not arrived: ``waits for 1 of 512 ranks: rank 311 (gpu-38, pid 4121) alive``."""
-    text = f"waits for {len(missing)} of {world_size} ranks"
+    """Say who a round waits for: ``waits for 1 of 4 ranks: rank 3 (gpu-38, pid 4121), alive``."""
+    return "waits for " + _count_and_name(missing, world_size)
+
+
+def _count_and_name(missing: tuple[RankStatus, ...], world_size: int, verb: str = "") -> str:
+    text = f"{len(missing)} of {world_size} ranks"
+    if verb:
+        text += f" {verb}"
     if len(missing) > _SPELLED_OUT:
         text += f" ({format_ranks(status.rank for status in missing)})"
     text += ": " + "; ".join(map(str, missing[:_SPELLED_OUT]))
     if len(missing) > _SPELLED_OUT:
         text += f"; and {len(missing) - _SPELLED_OUT} more"
     return text
+
+
+def _ranks(ranges: str) -> str:
+    return f"rank {ranges}" if ranges.isdigit() else f"ranks {ranges}"

@@ -48,7 +48,7 @@ class FailureDetector:
         self._heartbeat_secs = heartbeat_secs
         self._members: dict[int, Member] = {}
         self._heartbeats: dict[int, tuple[Heartbeat, float, bool]] = {}
-        """By rank: the last heartbeat, when it was first seen, and whether another came before it."""
+        """By rank: the last heartbeat, when it was first seen, and whether one came before it."""
         self._lock = threading.Lock()
 
     def examine(self, client: StoreClient, ranks: Iterable[int]) -> tuple[RankStatus, ...]:

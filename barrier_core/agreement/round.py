@@ -248,7 +248,7 @@ class Rounds:
         return Round(number, series, self._keys, self._rank)
 
     def _loss(self, error: StoreLostError) -> str:
-        return f"the {self._store_name} was lost: {error}"
+        return f"the {self._store_name} failed: {error}"
 
     def _go_slowly(
         self, steps: Callable[[Round], Steps[Verdict | None]], number: int, timeout_secs: float

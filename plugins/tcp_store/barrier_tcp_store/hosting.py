@@ -78,9 +78,9 @@ _one_at_a_time = threading.Lock()
 class HostedStore:
     """One barrier's share in the server that this process hosts at an endpoint.
 
-    All barriers of a process that are hosted at one endpoint share a server, whatever their prefix. It
-    starts with the first of them and ends with the last; which of torch's servers it is, the first
-    decides.
+    All barriers of a process that are hosted at one endpoint share a server, whatever their prefix.
+    It starts with the first of them and ends with the last. The first decides which of torch's
+    servers it is.
 
     Args:
         endpoint: Where to listen.
@@ -126,8 +126,8 @@ def host_store(endpoint: Endpoint, use_libuv: bool) -> Any:
         )
     except ImportError as error:
         raise BarrierSetupError(
-            f"rank 0 hosts the {endpoint} and needs torch for it, which cannot be imported ({error}); "
-            "pip install torch on rank 0's host"
+            f"rank 0 hosts the {endpoint} and needs torch for it, which cannot be imported "
+            f"({error}); pip install torch on rank 0's host"
         ) from error
     listener = _listen(endpoint)
     # The store takes the socket over: it closes it in the end.

@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from barrier_core.agreement.cleanup import retire
+from barrier_core.agreement.cleanup import remove_all
 from barrier_core.agreement.membership import PROTOCOL_VERSION, JobDescription
 from tests.core.model.rank_model import (
     KEYS,
@@ -87,6 +87,8 @@ def broken_guarantee(scenario: Scenario, ranks: tuple[Rank, ...]) -> str | None:
     if any(verdict != verdicts[0] for verdict in verdicts):
         return f"split verdict: {' / '.join(map(str, verdicts))}"
     for me, rank in enumerate(ranks):
+        if rank.at != "dead" and rank.told != rounds_passed(rank) + (rank.at == "broken"):
+            return f"rank {me} has been told {rank.told} times, of {rank.round} rounds"
         if rank.verdict is not None and not passed < rank.round == rank.verdict.round:
             return (
                 f"split verdict: rank {me} raised in round {rank.round}, the verdict is on round "
@@ -100,18 +102,20 @@ def wrong_end(state: State) -> str | None:
     for me, rank in enumerate(state.ranks):
         if rank.at not in ("broken", "done", "dead"):
             return f"lost wake-up: rank {me} is {rank.at} in round {rank.round} for ever"
-    if state.store.heard:
-        return f"a bell has rung for ranks that had stopped to listen: {state.store.heard}"
+        if rank.at == "done" and rank.was_aborted:
+            return f"lost abort: rank {me} was told to abort, and no round was broken"
+    if state.store.released:
+        return f"ranks were released that had stopped to wait: {state.store.released}"
     return None
 
 
 def leftovers(scenario: Scenario, store: Store) -> str | None:
     """Run the real removal of a generation; say what it leaves behind."""
-    line = ModelClient(store)
-    shape = JobDescription(PROTOCOL_VERSION, scenario.world_size)
-    line.write(KEYS.shape, msgspec.json.encode(shape))
-    retire(line, KEYS)
-    return f"state left behind: {line.keys}" if line.keys else None
+    client = ModelClient(store)
+    job = JobDescription(PROTOCOL_VERSION, scenario.world_size)
+    client.write(KEYS.job, msgspec.json.encode(job))
+    remove_all(client, KEYS)
+    return f"state left behind: {client.keys}" if client.keys else None
 
 
 class _Link(NamedTuple):
@@ -215,8 +219,8 @@ class Explorer:
     def _forget(self, store: int, ranks: _Numbered) -> int:
         """Bring stores that differ only in what no rank will ever read into one form.
 
-        Why this loses nothing: a rank reads and rings the keys of its own round only, so those of
-        rounds that all living ranks have left are read by nobody but the removal of a generation.
+        Why this loses nothing: a rank uses the keys of its own round only, so those of rounds that
+        all living ranks have left are read by nobody but the removal of a generation.
         """
         living = [rank for rank in map(self._ranks.values.__getitem__, ranks) if rank.at != "dead"]
         oldest = min((rank.round for rank in living), default=self._scenario.rounds + 1)
@@ -229,13 +233,13 @@ class Explorer:
         return self._forgotten[store, oldest]
 
     def _keys_before(self, oldest: int) -> tuple[set[str], set[str]]:
-        """Return the logs and the bells of all rounds before this one."""
+        """Return the logs and the release signals of all rounds before this one."""
         keys = [
             self._scenario.keys(rank, number)
             for rank in range(self._scenario.world_size)
             for number in range(1, oldest)
         ]
-        return {each.log for each in keys}, {each.bell for each in keys}
+        return {each.log for each in keys}, {each.release for each in keys}
 
     def _state(self, state: _Numbered) -> State:
         return State(
@@ -246,10 +250,10 @@ class Explorer:
         broken = wrong_end(state)
         if broken is None and self._scenario.protocol == Protocol():
             # What counts is which keys there are, and who the logs say has come.
-            logs, bells = self._keys_before(self._scenario.rounds + 1)
-            known = state.store.forget(logs, bells)
+            logs, signals = self._keys_before(self._scenario.rounds + 1)
+            known = state.store.forget(logs, signals)
             values = tuple((key, log if key in logs else b"") for key, log in known.values)
-            store = Store(values, known.bells)
+            store = Store(values, known.counts)
             if store not in self._leftovers:
                 self._leftovers[store] = leftovers(self._scenario, store)
             broken = self._leftovers[store]

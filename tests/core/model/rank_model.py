@@ -1,8 +1,9 @@
 """A rank of the model: where it stands, and every step that it or a fault can take next.
 
-A step is one operation of the store, or one thing that happens to the rank. What the engine does in
-`barrier_core.agreement.barrier` and `watcher` is retold here operation by operation; how a round is
-given up, the keys, the records and the reading of a log are the real code.
+A step is one operation of the store, or one thing that happens to the rank. Every decision is the
+engine's own code, run as it is: how a round is gone through, given up and settled, which reason in
+the mailbox counts, and what the store and the log tell a watcher (`agreement.protocol`). The model
+adds what surrounds it: who takes a step when, what a store does, and what can go wrong.
 
 Every step takes its rank forward in its life, so every run ends: a rank that goes on asking always
 comes to an end unless a state is reached in which it waits and nothing can tell it anything.
@@ -10,37 +11,58 @@ comes to an end unless a state is reached in which it waits and nothing can tell
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from barrier_core.agreement.keys import Keys, RoundKeys
+from barrier_core.agreement import protocol
+from barrier_core.agreement.keys import Keys, RoundKeys, Series
 from barrier_core.agreement.protocol import (
     Append,
+    Arrive,
+    AwaitRelease,
+    Create,
+    Describe,
+    NextReason,
+    Operation,
+    Posted,
     Read,
+    Reason,
     Remove,
+    Round,
     Steps,
     Withdraw,
+    Write,
+    evidence_in_log,
+    evidence_in_store,
     give_up,
+    go_through,
+    is_outdated,
+    settle,
 )
-from barrier_core.agreement.round_log import Break, Log, arrival_record, parse
+from barrier_core.agreement.round_log import Break, Log, decode_break, decode_verdict, parse, passed
 from barrier_core.verdict import RankStatus, Verdict
 from tests.core.model.store_model import Store, visible
 
-Place = Literal["idle", "arriving", "waiting", "giving up", "broken", "done", "dead"]
-Fault = Literal["timeout", "abort", "death"]
+At = Literal["outside", "in a round", "broken", "done", "dead"]
+Fault = Literal["timeout", "interrupt", "abort", "death", "alarm", "late"]
 KEYS = Keys("ckpt", "0")
+STRANGER = 99
 
 
 class Protocol(NamedTuple):
     """The parts of the protocol that a mutant can replace."""
 
-    give_up: Callable[[RoundKeys, Break, int, bool], Steps[Log | None]] = give_up
+    give_up: Callable[[Round, Break, bool], Steps[Log | None]] = give_up
     round_keys: Callable[[int, str], RoundKeys] = KEYS.round
+    is_outdated: Callable[[Posted, int], bool] = is_outdated
     kept_rounds: int = 1
     """How many of the rounds that rank 0 has passed keep their keys."""
+    mailbox_survives_a_round: bool = True
+    interrupted_rounds_are_ended_once: bool = True
 
 
 class Scenario(NamedTuple):
@@ -50,28 +72,51 @@ class Scenario(NamedTuple):
     rounds: int
     tags: tuple[tuple[int, int, str], ...] = ()
     """Rank, round and tag, where a rank comes with another tag than none."""
-    has_bell: bool = True
-    """Without one, ranks wait by reading the log, as over a store that cannot count."""
+    can_count: bool = True
+    """If not, ranks wait by reading the log, as over a store that has no release signal."""
     protocol: Protocol = Protocol()
 
     def tag(self, rank: int, number: int) -> str:
         return next((tag for *who, tag in self.tags if who == [rank, number]), "")
 
+    def round(self, rank: int, number: int) -> Round:
+        series = _series(self.protocol.round_keys, rank, self.world_size, self.tag(rank, number))
+        return Round(number, series, KEYS, rank)
+
     def keys(self, rank: int, number: int) -> RoundKeys:
-        return _round_keys(self.protocol.round_keys, number, self.tag(rank, number))
+        return self.round(rank, number).own_keys
+
+
+class _MutantSeries(Series, frozen=True, kw_only=True):
+    """A series whose keys a mutant makes."""
+
+    make: Callable[[int, str], RoundKeys]
+
+    def keys(self, number: int) -> RoundKeys:
+        return self.make(number, self.tag)
 
 
 @cache
-def _round_keys(make: Callable[[int, str], RoundKeys], number: int, tag: str) -> RoundKeys:
-    return make(number, tag)
+def _series(make: Callable[[int, str], RoundKeys], rank: int, world_size: int, tag: str) -> Series:
+    series = KEYS.series(rank, world_size, tag)
+    if make == KEYS.round:
+        return series
+    return _MutantSeries(**msgspec.structs.asdict(series), make=make)
 
 
 class Faults(NamedTuple):
     """How many faults of each kind may still happen; None: any number."""
 
     timeout: int | None = None
+    interrupt: int | None = None
+    """A signal handler raises in the thread that is in a round."""
     abort: int | None = None
+    """`Barrier.abort` is called, by another thread or by a signal handler."""
     death: int | None = None
+    alarm: int | None = 0
+    """A process that does not belong to the job tries to join."""
+    late: int | None = 0
+    """A watcher posts what it has found only after its rank's round has ended."""
 
     def after(self, fault: Fault) -> Faults:
         """What is left after one more."""
@@ -79,21 +124,47 @@ class Faults(NamedTuple):
         return self if left is None else self._replace(**{fault: left - 1})
 
 
+class Task(NamedTuple):
+    """What a rank is at: going through a round, or settling a reason."""
+
+    reason: Reason | None = None
+    """None: going through a round from its entry on."""
+    arrived: bool = False
+    """Whether it takes itself for arrived when it settles."""
+    answers: tuple[Any, ...] = ()
+    """What it has been answered so far. Generators cannot be copied, but replayed."""
+
+
 class Rank(NamedTuple):
     """Where a rank stands in its life; with the store, all that its next steps depend on."""
 
     round: int = 1
-    at: Place = "idle"
+    """The round that it is in, or comes to next."""
+    at: At = "outside"
+    task: Task | None = None
     appended: bool = False
     """Whether its arrival at this round is in the log: the truth, which the rank may not know."""
-    arrived: bool = False
-    """Whether it believes so when it gives up."""
-    why: Break | None = None
-    answers: tuple[Any, ...] = ()
-    """What it has been answered while giving up. Generators cannot be copied, but replayed."""
+    mailbox: tuple[Posted, ...] = ()
+    has_evidence: bool = False
+    """Whether its watcher has found a reason to end this round."""
+    has_noticed: bool = False
+    """Whether its watcher has posted a verdict or an alarm between rounds."""
+    late: Posted | None = None
+    """What its watcher has found and not posted yet."""
     verdict: Verdict | None = None
+    told: int = 0
+    """How many rounds its observers have been told the end of."""
+    was_aborted: bool = False
     collected: int = 0
     """Keys of finished rounds that it has removed; rank 0 only."""
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether it must take itself for arrived, should it be interrupted: noted before it is."""
+        task = self.task
+        if task is None or task.reason is not None:
+            return task is not None and task.arrived
+        return task.answers[:1] == (None,)  # no reason was there when it entered
 
 
 class Step(NamedTuple):
@@ -105,190 +176,217 @@ class Step(NamedTuple):
     fault: Fault | None = None
 
 
-class Write(NamedTuple):
-    """Set a key."""
-
-    key: str
-    value: bytes
-
-
-class Create(NamedTuple):
-    """Set a key if it is missing; answers the value that stands."""
-
-    key: str
-    value: bytes
-
-
-Operation = Withdraw | Remove | Append | Read | Write | Create
 _PENDING = object()
 
 
 def steps(scenario: Scenario, me: int, rank: Rank, store: Store, faults: Faults) -> Iterator[Step]:
     """Every step that rank ``me`` can take, and every fault that can befall it."""
-    if rank.at != "dead":
-        yield from _collect(scenario, me, rank, store)
-    if rank.at not in ("dead", "broken", "done"):
-        yield from _own_steps(scenario, me, rank, store)
-        yield from _faults(scenario, me, rank, store, faults)
-
-
-def _own_steps(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
-    if rank.at == "idle":
-        yield from _idle(scenario, me, rank, store)
-    elif rank.at == "arriving":
-        bell = scenario.keys(me, rank.round).bell
-        # Whoever gives up after this has been counted in: `StoreClient.withdraw` is a fence.
-        rung = store.ring(me, bell, scenario.world_size) if scenario.has_bell else store
-        yield Step(f"rings {bell}", rank._replace(at="waiting"), rung)
-    elif rank.at == "waiting":
-        yield from _waiting(scenario, me, rank, store)
+    if rank.at == "dead":
+        return
+    yield from _collect(scenario, me, rank, store)
+    if rank.at == "broken":
+        return
+    if rank.task is not None:
+        yield from _go_on(scenario, me, rank, store)
+        if rank.at == "in a round":
+            yield from _watch(scenario, me, rank, store, faults)
     else:
-        yield _giving_up(scenario, me, rank, store)
+        yield from _between_rounds(scenario, me, rank, store)
+    yield from _faults(scenario, me, rank, store, faults)
+
+
+def _between_rounds(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
+    if rank.at == "outside":
+        entered = rank._replace(at="in a round", task=Task())
+        yield Step(f"enters round {rank.round}", entered, store)
+    reason = _next_reason(scenario, rank)
+    if reason is not None:
+        # Whoever has posted it takes the turn, or whoever gives the turn back sees it.
+        settling = rank._replace(task=Task(reason))
+        yield Step("settles its mailbox between rounds", settling, store)
+    if not rank.has_noticed:
+        notice = evidence_in_store(*_own_keys(store), None)
+        if notice is not None:
+            posted = rank._replace(mailbox=(*rank.mailbox, Posted(notice)), has_noticed=True)
+            yield Step("'s watcher posts what it finds between rounds", posted, store)
+
+
+def _go_on(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
+    """Perform the next operation of what the rank is at."""
+    assert rank.task is not None
+    operation, result = _replay(scenario, me, rank.round, rank.task)
+    if operation is None:  # what others have decided needs no step
+        yield _finish(scenario, rank, store, "is told", result)
+    elif isinstance(operation, Arrive):
+        yield _arrive(scenario, me, rank, store)
+    elif isinstance(operation, AwaitRelease):
+        if me in store.released:
+            yield _answered(scenario, me, rank, store.receive(me), "is released", True)
+        elif not scenario.can_count and _has_passed(scenario, me, rank, store):
+            yield _answered(scenario, me, rank, store, "sees in the log that all are there", True)
+        if _next_reason(scenario, rank) is not None:
+            yield _answered(scenario, me, rank, store, "stops waiting", False)
+    elif isinstance(operation, NextReason):
+        reason = _next_reason(scenario, rank)
+        label = "looks into its mailbox"
+        yield _answered(scenario, me, rank, store, label, reason)
+    else:
+        after, answer = _perform(store, me, operation)
+        said = f" -> {answer!r}" if isinstance(operation, Read) else ""
+        yield _answered(scenario, me, rank, after, f"{_describe(operation)}{said}", answer)
+
+
+def _has_passed(scenario: Scenario, me: int, rank: Rank, store: Store) -> bool:
+    log = store.read(scenario.keys(me, rank.round).log) or b""
+    return passed(log, scenario.world_size)
+
+
+def _arrive(scenario: Scenario, me: int, rank: Rank, store: Store) -> Step:
+    """Arrive in two steps: who gives up later has been counted, as `withdraw` is a fence."""
+    round_ = scenario.round(me, rank.round)
+    if not rank.appended:
+        appended = rank._replace(appended=True)
+        label = f"appends {round_.series.record!r} to {round_.own_keys.log}"
+        return Step(label, appended, store.append(round_.own_keys.log, round_.series.record))
+    if not scenario.can_count:
+        return _answered(scenario, me, rank, store, "has arrived", None)
+    release = round_.own_keys.release
+    after = store.count_in(me, release, scenario.world_size)
+    return _answered(scenario, me, rank, after, f"is counted in at {release}", None)
+
+
+def _answered(
+    scenario: Scenario, me: int, rank: Rank, store: Store, label: str, answer: Any
+) -> Step:
+    """Go on with an answer; at the end, end the round."""
+    assert rank.task is not None
+    task = rank.task._replace(answers=(*rank.task.answers, answer))
+    _, result = _replay(scenario, me, rank.round, task)
+    if result is _PENDING:
+        return Step(label, rank._replace(task=task), store)
+    return _finish(scenario, rank, store, label, result)
+
+
+def _finish(
+    scenario: Scenario, rank: Rank, store: Store, label: str, verdict: Verdict | None
+) -> Step:
+    """End a round, as `Barrier._finish` does."""
+    assert rank.task is not None
+    was_interrupted = rank.task.reason is not None and rank.at == "in a round"
+    twice = was_interrupted and not scenario.protocol.interrupted_rounds_are_ended_once
+    told = rank.told + (2 if twice else 1)
+    if verdict is not None:
+        after = rank._replace(at="broken", task=None, verdict=_hashable(verdict), told=told)
+        who = f"{verdict.kind} by rank {verdict.rank} in round {verdict.round}"
+        if verdict.missing:
+            who += f", missing {[status.rank for status in verdict.missing]}"
+        return Step(f"{label}: RAISES in round {rank.round}: {who}", after, store)
+    mailbox = rank.mailbox if scenario.protocol.mailbox_survives_a_round else ()
+    after = Rank(
+        round=rank.round + 1,
+        at="done" if rank.round == scenario.rounds else "outside",
+        mailbox=tuple(
+            each for each in mailbox if not scenario.protocol.is_outdated(each, rank.round + 1)
+        ),
+        has_noticed=rank.has_noticed,
+        late=rank.late,
+        told=told,
+        was_aborted=rank.was_aborted,
+        collected=rank.collected,
+    )
+    return Step(f"{label}: PASSES round {rank.round}", after, store)
+
+
+def _watch(scenario: Scenario, me: int, rank: Rank, store: Store, faults: Faults) -> Iterator[Step]:
+    """Let the watcher ask and look, and post what it finds, at once or after the round has ended.
+
+    Reading and posting at once are one step. Why this loses nothing: a verdict, a passed round, a
+    break, a complete log and a death stay what they are, so a watcher that posts late, but within
+    the round, is like one that has looked late.
+    """
+    assert rank.task is not None
+    operation, _ = _replay(scenario, me, rank.round, rank.task)
+    if rank.has_evidence or not isinstance(operation, AwaitRelease):
+        return
+    reason = evidence_in_store(*_own_keys(store), rank.round)
+    about = None
+    if reason is None:
+        log = _parse(store.read(scenario.keys(me, rank.round).log) or b"")
+        reason = evidence_in_log(log, me, scenario.world_size, rank.round, store.dead)
+        about = rank.round
+    if reason is None:
+        return
+    posted = Posted(reason, about)
+    found = rank._replace(has_evidence=True)
+    label = f"'s watcher finds {_name(reason)}"
+    yield Step(label, found._replace(mailbox=(*rank.mailbox, posted)), store)
+    if faults.late != 0 and rank.late is None:
+        yield Step(f"{label}, and is slow to say so", found._replace(late=posted), store, "late")
 
 
 def _faults(
     scenario: Scenario, me: int, rank: Rank, store: Store, faults: Faults
 ) -> Iterator[Step]:
-    if faults.death != 0:
-        corpse = Rank(rank.round, "dead", rank.appended)
+    if rank.late is not None:
+        posted = rank._replace(mailbox=(*rank.mailbox, rank.late), late=None)
+        yield Step("'s watcher posts at last what it has found", posted, store)
+    if faults.death != 0 and rank.at != "done":
+        corpse = Rank(rank.round, "dead", appended=rank.appended, told=rank.told)
         yield Step("dies", corpse, store.bury(me), "death")
-    if faults.timeout != 0 and rank.at == "waiting":
-        why = Break("timeout", me, "")
-        yield _gives_up(scenario, me, "times out", rank, store, why, True, "timeout")
+    if faults.alarm != 0 and me == 0 and store.read(KEYS.alarm) is None:
+        alarm = msgspec.json.encode(Break("conflict", STRANGER, ""))
+        raised, _ = store.create(KEYS.alarm, alarm)
+        yield Step("hears nothing of a stranger that raises the alarm", rank, raised, "alarm")
     abort = Break("abort", me, "")
-    if faults.abort != 0 and rank.why != abort:
-        # While it waits, by `abort` or by a signal; at any other time by a signal. The engine takes
-        # itself for arrived before anything is sent, since a signal handler may raise in between.
-        arrived = rank.arrived if rank.at == "giving up" else True
-        yield _gives_up(scenario, me, "is interrupted", rank, store, abort, arrived, "abort")
-        if rank.at == "idle":
-            yield _gives_up(scenario, me, "aborts", rank, store, abort, False, "abort")
-
-
-def _idle(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
-    record = arrival_record(me, scenario.tag(me, rank.round))
-    log = scenario.keys(me, rank.round).log
-    yield Step(
-        f"appends {record!r} to {log}",
-        rank._replace(at="arriving", appended=True),
-        store.append(log, record),
-    )
-    verdict = _verdict(store)
-    if verdict is not None:
-        yield _broken(rank, store, "is told before it arrives", verdict)
-
-
-def _waiting(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
-    if me in store.heard:
-        yield _passes(scenario, rank, store.hear(me), "hears the bell")
-    # What the watcher asks, and the caller does about it. Reading and acting are one step. Why this
-    # loses nothing: a verdict, a passed round, a break, a complete log and a death stay what they
-    # are, so a rank that acts late on a finding behaves like one that asked late.
-    verdict, passed = _verdict(store), store.read(KEYS.passed)
-    if verdict is not None:
-        if verdict.round > rank.round:
-            withdrawn, _ = store.withdraw(me)
-            yield _passes(scenario, rank, withdrawn, f"sees a verdict on round {verdict.round}")
-        else:
-            # It does not withdraw: the bell must never ring for it.
-            yield _broken(rank, store, "sees the verdict", verdict)
-    elif passed is not None and int(passed) >= rank.round:
-        withdrawn, _ = store.withdraw(me)
-        yield _passes(scenario, rank, withdrawn, f"sees that round {int(passed)} has passed")
-    else:
-        yield from _look(scenario, me, rank, store)
-
-
-def _look(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
-    log = _parse(store.read(scenario.keys(me, rank.round).log) or b"")
-    here = {arrival.rank for arrival in log.arrivals}
-    missing_dead = sorted(set(store.dead) - here)
-    if log.broken_by is not None:
-        label = f"sees the break of rank {log.broken_by.rank} in the log"
-        yield _gives_up(scenario, me, label, rank, store, log.broken_by, True)
-    elif me not in here:
+    if faults.abort != 0 and not rank.was_aborted:
+        mailbox = (*rank.mailbox, Posted(abort))
+        aborted = rank._replace(mailbox=mailbox, was_aborted=True)
+        yield Step("is told to abort", aborted, store, "abort")
+    task = rank.task
+    if task is None:
         return
-    elif len(log.tags) > 1:
-        why = Break("mismatch", me, "")
-        yield _gives_up(scenario, me, "sees several tags", rank, store, why, True)
-    elif len(here) == scenario.world_size:
-        withdrawn, _ = store.withdraw(me)
-        yield _passes(scenario, rank, withdrawn, "sees in the log that all have arrived")
-    elif missing_dead:
-        label = f"sees that rank {missing_dead[0]} is dead"
-        yield _gives_up(scenario, me, label, rank, store, Break("dead", me, ""), True)
+    if rank.at != "in a round":
+        if faults.interrupt != 0:  # the reason stays in the mailbox
+            yield Step("is interrupted", rank._replace(task=None), store, "interrupt")
+        return
+    if faults.timeout != 0 and task.reason is None and _next_reason(scenario, rank) is None:
+        operation, _ = _replay(scenario, me, rank.round, task)
+        if isinstance(operation, AwaitRelease):
+            late = task._replace(answers=(*task.answers, False, Break("timeout", me, "")))
+            yield Step("times out", rank._replace(task=late), store, "timeout")
+    interrupt = Posted(abort, rank.round)
+    if faults.interrupt != 0 and interrupt not in rank.mailbox:
+        mailbox = (*rank.mailbox, interrupt)
+        interrupted = rank._replace(mailbox=mailbox)
+        reason = _next_reason(scenario, interrupted)
+        again = interrupted._replace(task=Task(reason, rank.has_arrived))
+        yield Step("is interrupted", again, store, "interrupt")
 
 
-def _gives_up(
-    scenario: Scenario,
-    me: int,
-    label: str,
-    rank: Rank,
-    store: Store,
-    why: Break,
-    arrived: bool,
-    fault: Fault | None = None,
-) -> Step:
-    """Decide to give the round up.
-
-    To stop waiting for the bell is part of the same step. Why this loses nothing: deciding touches
-    nothing but the rank itself, so a decision made earlier comes to the same as one made just then.
-    """
-    after = rank._replace(at="giving up", why=why, arrived=arrived, answers=())
-    label = f"{label} and gives round {rank.round} up"
-    if _replay(scenario, me, after)[0] == Withdraw():
-        store, rung = store.withdraw(me)
-        after = after._replace(answers=(rung,))
-        label += f"; the bell had {'' if rung else 'not '}rung"
-    return Step(label, after, store, fault)
-
-
-def _giving_up(scenario: Scenario, me: int, rank: Rank, store: Store) -> Step:
-    operation, _ = _replay(scenario, me, rank)
-    store_after, answer = _perform(store, me, operation)
-    after = rank._replace(answers=(*rank.answers, answer))
-    label = f"{_describe(operation)}{f' -> {answer!r}' if isinstance(operation, Read) else ''}"
-    _, result = _replay(scenario, me, after)
-    if result is _PENDING:
-        return Step(label, after, store_after)
-    if result is None:
-        return _passes(scenario, rank, store_after, label)
-    return _broken(rank, store_after, label, result)
-
-
-def _settle(scenario: Scenario, me: int, rank: Rank) -> Generator[Operation, Any, Verdict | None]:
-    """Give a round up, and tell the others what came of it."""
-    assert rank.why is not None
-    keys = scenario.keys(me, rank.round)
-    log = yield from scenario.protocol.give_up(keys, rank.why, scenario.world_size, rank.arrived)
-    if log is None:
-        yield Write(KEYS.passed, b"%d" % rank.round)
-        return None
-    broken_by = log.broken_by or rank.why  # a mutant may have lost its own break
-    missing = set(range(scenario.world_size)) - {arrival.rank for arrival in log.arrivals}
-    verdict = Verdict(
-        kind=broken_by.kind,
-        round=rank.round,
-        rank=broken_by.rank,
-        reason=broken_by.reason,
-        world_size=scenario.world_size,
-        # What each rank sees differently: all must raise one rank's view.
-        missing=tuple(RankStatus(other, detail=f"seen by {me}") for other in sorted(missing)),
-    )
-    standing = yield Create(KEYS.verdict, msgspec.json.encode(verdict))
-    return msgspec.json.decode(standing, type=Verdict)
+def _next_reason(scenario: Scenario, rank: Rank) -> Reason | None:
+    outdated = scenario.protocol.is_outdated
+    return next((each.reason for each in rank.mailbox if not outdated(each, rank.round)), None)
 
 
 @cache
-def _replay(scenario: Scenario, me: int, rank: Rank) -> tuple[Any, Any]:
+def _replay(scenario: Scenario, me: int, number: int, task: Task) -> tuple[Any, Any]:
     """Return the operation that comes after the answers so far, and else what it all came to."""
-    settling = _settle(scenario, me, rank)
+    round_ = scenario.round(me, number)
+    running: Steps[Verdict | None]
+    if task.reason is None:
+        running = go_through(round_)
+    else:
+        running = settle(round_, task.reason, task.arrived)
+    # A mutant's, or the engine's own.
+    protocol.give_up = scenario.protocol.give_up  # type: ignore[assignment]
     try:
-        operation = next(settling)
-        for answer in rank.answers:
-            operation = settling.send(answer)
+        operation = next(running)
+        for answer in task.answers:
+            operation = running.send(answer)
     except StopIteration as done:
         return None, done.value
+    finally:
+        protocol.give_up = give_up
     return operation, _PENDING
 
 
@@ -296,25 +394,28 @@ def _perform(store: Store, me: int, operation: Operation) -> tuple[Store, Any]:
     if isinstance(operation, Withdraw):
         return store.withdraw(me)
     if isinstance(operation, Remove):
-        (key,) = operation.keys
-        return store.remove(key), None
+        return store.remove(operation.key), None
     if isinstance(operation, Append):
         return store.append(operation.key, operation.record), None
     if isinstance(operation, Read):
         return store, visible(store.read(operation.key))
     if isinstance(operation, Write):
         return store.write(operation.key, operation.value), None
+    if isinstance(operation, Describe):
+        # What each rank sees differently: all must raise one rank's view.
+        return store, tuple(RankStatus(rank, detail=f"seen by {me}") for rank in operation.ranks)
+    assert isinstance(operation, Create)
     return store.create(operation.key, operation.value)
 
 
 def _collect(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[Step]:
-    """Remove keys of finished rounds one by one, on the watcher's line, at any later time."""
+    """Remove keys of finished rounds one by one, on the watcher's connection, at any later time."""
     number, which = divmod(rank.collected, 2)
     number += 1
     if me != 0 or number > rounds_passed(rank) - scenario.protocol.kept_rounds:
         return
     keys = scenario.keys(me, number)
-    key = keys.log if which else keys.bell
+    key = keys.log if which else keys.release
     yield Step(
         f"removes {key}, which is finished",
         rank._replace(collected=rank.collected + 1),
@@ -322,28 +423,25 @@ def _collect(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[
     )
 
 
-def _passes(scenario: Scenario, rank: Rank, store: Store, label: str) -> Step:
-    after = Rank(round=rank.round + 1, collected=rank.collected)
-    if rank.round == scenario.rounds:
-        after = after._replace(at="done")
-    return Step(f"{label}: PASSES round {rank.round}", after, store)
+def _own_keys(store: Store) -> tuple[Verdict | None, Break | None, int | None]:
+    verdict, alarm, passed = map(store.read, (KEYS.verdict, KEYS.alarm, KEYS.passed))
+    return (
+        None if verdict is None else _decode_verdict(verdict),
+        None if alarm is None else decode_break(alarm),
+        None if passed is None else int(passed),
+    )
 
 
-def _broken(rank: Rank, store: Store, label: str, verdict: Verdict) -> Step:
-    after = Rank(rank.round, "broken", rank.appended, verdict=verdict, collected=rank.collected)
-    who = f"{verdict.kind} by rank {verdict.rank} in round {verdict.round}"
-    if verdict.missing:
-        who += f", missing {[status.rank for status in verdict.missing]}"
-    return Step(f"{label}: RAISES in round {rank.round}: {who}", after, store)
+def _hashable(verdict: Verdict) -> Verdict:
+    return replace(verdict, tags=None)
 
 
-def _verdict(store: Store) -> Verdict | None:
-    value = store.read(KEYS.verdict)
-    return None if value is None else _decode(value)
+@cache
+def _decode_verdict(data: bytes) -> Verdict:
+    return _hashable(decode_verdict(data))
 
 
 _parse = cache(parse)
-_decode = cache(msgspec.json.Decoder(Verdict).decode)
 
 
 def rounds_passed(rank: Rank) -> int:
@@ -351,15 +449,25 @@ def rounds_passed(rank: Rank) -> int:
     return rank.round - 1
 
 
+def _name(reason: Reason) -> str:
+    if isinstance(reason, Verdict):
+        return f"a verdict on round {reason.round}"
+    if isinstance(reason, Break):
+        return f"{reason.kind} by rank {reason.rank}"
+    return "that the round has passed"
+
+
 def _describe(operation: Operation) -> str:
     if isinstance(operation, Withdraw):
-        return "stops waiting for the bell"
+        return "stops waiting for the release signal"
     if isinstance(operation, Remove):
-        return f"removes {', '.join(operation.keys)}"
+        return f"removes {operation.key}"
     if isinstance(operation, Append):
         return f"appends {operation.record!r} to {operation.key}"
     if isinstance(operation, Read):
         return f"reads {operation.key}"
     if isinstance(operation, Write):
         return f"writes {operation.value!r} to {operation.key}"
-    return f"creates {operation.key}"
+    if isinstance(operation, Create):
+        return f"creates {operation.key}"
+    return "asks who is missing"

@@ -18,12 +18,12 @@ class Store(NamedTuple):
     """
 
     values: tuple[tuple[str, bytes], ...] = ()
-    bells: tuple[tuple[str, int], ...] = ()
-    """How often each bell has been rung since it was last removed."""
+    counts: tuple[tuple[str, int], ...] = ()
+    """How many ranks each release signal has counted since it was last removed."""
     waiting: tuple[tuple[int, str], ...] = ()
-    """Ranks that have rung a bell and are not answered yet. Removing the bell leaves them here."""
-    heard: tuple[int, ...] = ()
-    """Ranks to which the answer "it has rung" is on its way."""
+    """Ranks that are counted in and not answered yet. Removing the signal leaves them here."""
+    released: tuple[int, ...] = ()
+    """Ranks to which the release signal is on its way."""
     dead: tuple[int, ...] = ()
 
     def read(self, key: str) -> bytes | None:
@@ -40,43 +40,43 @@ class Store(NamedTuple):
     def append(self, key: str, record: bytes) -> Store:
         return self.write(key, canonical((self.read(key) or b"") + record))
 
-    def ring(self, rank: int, bell: str, world_size: int) -> Store:
-        """Count a rank in; when all are, everybody who waits at this bell gets the answer."""
-        count = dict(self.bells).get(bell, 0) + 1
+    def count_in(self, rank: int, release: str, world_size: int) -> Store:
+        """Count a rank in; when all are, everybody who waits there is released."""
+        count = dict(self.counts).get(release, 0) + 1
         store = self._replace(
-            bells=_with(self.bells, bell, count), waiting=_with(self.waiting, rank, bell)
+            counts=_with(self.counts, release, count), waiting=_with(self.waiting, rank, release)
         )
         if count < world_size:
             return store
-        released = {waiter for waiter, key in store.waiting if key == bell}
+        released = {waiter for waiter, key in store.waiting if key == release}
         return store._replace(
             waiting=tuple(pair for pair in store.waiting if pair[0] not in released),
-            heard=tuple(sorted({*store.heard, *released})),
+            released=tuple(sorted({*store.released, *released})),
         )
 
     def withdraw(self, rank: int) -> tuple[Store, bool]:
-        """Stop waiting; also return whether the bell had rung."""
-        if rank in self.heard:
-            return self.hear(rank), True
+        """Stop waiting; also return whether the release signal had come."""
+        if rank in self.released:
+            return self.receive(rank), True
         return self._replace(waiting=_without(self.waiting, rank)), False
 
-    def hear(self, rank: int) -> Store:
-        return self._replace(heard=tuple(other for other in self.heard if other != rank))
+    def receive(self, rank: int) -> Store:
+        return self._replace(released=tuple(other for other in self.released if other != rank))
 
     def remove(self, key: str) -> Store:
-        """Remove a value or a bell. It wakes nobody, and a later ring starts at 1 again."""
-        return self._replace(values=_without(self.values, key), bells=_without(self.bells, key))
+        """Remove a value or a release signal. It wakes nobody, and counting starts at 1 again."""
+        return self._replace(values=_without(self.values, key), counts=_without(self.counts, key))
 
     def bury(self, rank: int) -> Store:
         """A rank dies. The store notices its connection; what it has counted stays."""
         store, _ = self.withdraw(rank)
         return store._replace(dead=tuple(sorted((*self.dead, rank))))
 
-    def forget(self, logs: Iterable[str], bells: Iterable[str]) -> Store:
-        """Keep of logs who came, and of bells that they are there."""
+    def forget(self, logs: Iterable[str], counts: Iterable[str]) -> Store:
+        """Keep of logs who came, and of release signals that they are there."""
         return self._replace(
             values=tuple((k, _arrivals(v) if k in logs else v) for k, v in self.values),
-            bells=tuple((k, 0 if k in bells else count) for k, count in self.bells),
+            counts=tuple((k, 0 if k in counts else count) for k, count in self.counts),
         )
 
 
@@ -129,7 +129,7 @@ class ModelClient(StoreClient):
     @property
     def keys(self) -> list[str]:
         """What is in the store."""
-        return [key for key, _ in (*self.store.values, *self.store.bells)]
+        return [key for key, _ in (*self.store.values, *self.store.counts)]
 
     def append(self, key: str, record: bytes) -> None:
         self.store = self.store.append(key, record)
