@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -29,12 +28,12 @@ from barrier_core.report.model import (
 from barrier_core.report.over_time import Measured, heat_of, median_of, trend_of, worst_of
 from barrier_core.report.read import Progress
 from barrier_core.report.rounds import Run
+from barrier_core.tags import tag_without_numbers
 from barrier_core.verdict import format_ranks
 
 _HEAT_ROWS = 256
 _TAGS = 500
 S = TypeVar("S", DetailedRound, Failure)
-_NUMBER = re.compile(r"\d+")
 
 
 @dataclass
@@ -50,11 +49,6 @@ class _Sums:
     """Of lateness; of spread, for a tag."""
     charged: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
     """By rank."""
-
-
-def tag_pattern(tag: str) -> str:
-    """Return the tag with its numbers replaced: ``save step=#``."""
-    return _NUMBER.sub("#", tag)
 
 
 def analyse(folder: Path, runs: list[Run], aligned: Aligned, progress: Progress) -> Report:
@@ -93,7 +87,7 @@ class _Analysis:
             run.tags, zip(*run.entered, strict=True), zip(*run.left, strict=True), strict=True
         )
         for place, (tag, arrivals, leaves) in enumerate(rows):
-            of_tag = self._tags[tag_pattern(tag)]
+            of_tag = self._tags[tag_without_numbers(tag)]
             of_tag.rounds += 1
             yield place
             if place in run.failed:

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from barrier_core.report.analyse import tag_pattern
 from barrier_core.report.make import Made, make_report
 from barrier_core.report.model import Report
 from barrier_core.report.perfetto import write_perfetto
@@ -99,14 +98,6 @@ def test_tags_are_told_without_their_numbers(report: Report) -> None:
     assert (gradients.tag, gradients.rounds) == ("gradients", 750)
     assert report.tags[2].tag == "save"
     assert report.tags[2].failed == 1
-
-
-@pytest.mark.parametrize(
-    ("tag", "pattern"),
-    [("save step=1200", "save step=#"), ("", ""), ("shard 3/40", "shard #/#"), ("done", "done")],
-)
-def test_the_pattern_of_a_tag(tag: str, pattern: str) -> None:
-    assert tag_pattern(tag) == pattern
 
 
 def test_the_trend_covers_every_round_in_order(report: Report) -> None:
