@@ -11,11 +11,11 @@ from barrier_core.errors import BarrierError
 
 __all__ = ["main"]
 
-_SUBCOMMANDS = {
-    "check": "barrier_core.cli.check_command",
+BUILT_IN = {
+    "check": "barrier_core.cli.check.check_command",
     "info": "barrier_core.cli.info_command",
     "list": "barrier_core.cli.list_command",
-    "new": "barrier_core.cli.new_command",
+    "new": "barrier_core.cli.new.new_command",
     "report": "barrier_core.cli.report_command",
     "wait": "barrier_core.cli.wait_command",
 }
@@ -25,12 +25,12 @@ class _LazyGroup(click.Group):
     """A group whose subcommands are the ``command`` of the modules that it names."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_SUBCOMMANDS)
+        return list(BUILT_IN)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _SUBCOMMANDS:
+        if cmd_name not in BUILT_IN:
             return None
-        command: click.Command = importlib.import_module(_SUBCOMMANDS[cmd_name]).command
+        command: click.Command = importlib.import_module(BUILT_IN[cmd_name]).command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

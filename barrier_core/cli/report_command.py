@@ -10,9 +10,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from barrier_core.cli.chosen import FailedError, WrongUseError
-from barrier_core.cli.output import plain, show, show_json
-from barrier_core.cli.report_text import show_report
+from barrier_core.cli.exit_status import FailedError, WrongUseError
+from barrier_core.cli.output import show_json
+from barrier_core.cli.report_text import plain, show, show_report
 from barrier_core.report import read
 from barrier_core.report.make import make_report
 from barrier_core.report.page import write_page

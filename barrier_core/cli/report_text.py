@@ -6,16 +6,28 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from barrier_core.cli.output import plain, show
 from barrier_core.report.model import Failure, HostCost, RankCost, Report, TagCost
 
 C = TypeVar("C", RankCost, HostCost, TagCost)
 
 _FAILURES = 3
 _NOTES = 5
+
+
+def show(what: RenderableType = "") -> None:
+    """Write to stdout: in colour and wrapped on a terminal, plainly into a pipe."""
+    console = Console(highlight=False, emoji=False)
+    # Into a pipe, a message goes on one line, where it can be searched for.
+    console.print(what, soft_wrap=isinstance(what, Text) and not console.is_terminal)
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Return a text in which square brackets mean square brackets."""
+    return Text(text, style)
 
 
 def show_report(report: Report, top: int) -> None:

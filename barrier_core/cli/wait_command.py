@@ -6,14 +6,8 @@ from pathlib import Path
 
 import click
 
-from barrier_core.cli.chosen import (
-    Chosen,
-    FailedError,
-    WrongUseError,
-    arrive,
-    choosing_options,
-    leave,
-)
+from barrier_core.cli.chosen import Chosen, arrive, choosing_options, leave
+from barrier_core.cli.exit_status import FailedError, WrongUseError
 from barrier_core.errors import BarrierConfigError, BarrierError, BarrierUsageError
 from barrier_core.options import check_name
 

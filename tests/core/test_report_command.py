@@ -21,7 +21,7 @@ from barrier_core.hooks import plugin_manager
 from barrier_core.observers.trace_observer import TraceObserver
 from barrier_core.report.model import Report
 from barrier_core.testing.rank_processes import wait_until
-from tests.core.test_cli import Command
+from tests.support.command import Command
 from tests.support.synthetic_traces import BEGAN, Host, SyntheticJob
 
 

@@ -94,5 +94,5 @@ def _contents(module: str, kind: str) -> dict[str, str]:
 def _filled_in(template: str, words: dict[str, str]) -> str:
     if not template:
         return ""
-    source = files("barrier_core.cli") / "templates" / f"{template}.tmpl"
+    source = files("barrier_core.cli.new") / "templates" / f"{template}.tmpl"
     return Template(source.read_text(encoding="utf-8")).substitute(words)

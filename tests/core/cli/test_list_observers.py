@@ -7,10 +7,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from barrier_core.cli import list_command, main
+from barrier_core.cli import main
 from tests.core.conftest import Site
-
-_IMPORTED = list_command  # before a test hides what is installed: it brings rich
 
 NOT_TO_BE_IMPORTED = {"watching": "raise RuntimeError('listing imports no observer')"}
 

@@ -1,4 +1,4 @@
-"""What the subcommands tell of backends, broken ones included, and of observers."""
+"""What is installed, as the subcommands show it: backends, broken or not, and observers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
+
+import click
 
 from barrier_core.contract import Capability
 from barrier_core.discovery.known_backends import KNOWN_BACKENDS
@@ -31,6 +33,13 @@ class Backend:
     def state(self) -> str:
         """``ok`` or ``broken``."""
         return "broken" if self.loaded is None else "ok"
+
+    @property
+    def styled_state(self) -> str:
+        """The state, green or red on a terminal."""
+        if self.loaded is None:
+            return click.style(self.state, fg="red", bold=True)
+        return click.style(self.state, fg="green")
 
     @property
     def capabilities(self) -> list[str]:

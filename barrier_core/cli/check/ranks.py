@@ -15,9 +15,8 @@ from typing import IO
 
 import msgspec
 
-from barrier_core.cli.check_figures import SHOW_EVERY_SECS, Figures, progress, table_of
-from barrier_core.cli.chosen import FailedError
-from barrier_core.cli.output import show
+from barrier_core.cli.check.figures import SHOW_EVERY_SECS, Figures, progress, show_figures
+from barrier_core.cli.exit_status import FailedError
 from barrier_core.errors import BarrierError
 from barrier_core.launcher import RankInfo
 from barrier_core.verdict import format_ranks
@@ -118,7 +117,7 @@ def run_ranks(options: Sequence[str], count: int, rounds: int) -> None:
             each.end()
     if any(each.last.error for each in ranks):
         raise FailedError(_diagnosis(ranks))
-    show(table_of([each.last.figures for each in ranks if each.last.figures]))
+    show_figures([each.last.figures for each in ranks if each.last.figures])
 
 
 def _listen_to_all(ranks: Sequence[_Rank], advance: Callable[[int], None]) -> None:

@@ -11,17 +11,10 @@ import click
 import msgspec
 
 from barrier_core.agreement.barrier import StoreBarrier
-from barrier_core.cli.check_figures import Figures, microseconds, progress, table_of
-from barrier_core.cli.check_ranks import be_a_rank, run_ranks
-from barrier_core.cli.chosen import (
-    Chosen,
-    FailedError,
-    WrongUseError,
-    arrive,
-    choosing_options,
-    leave,
-)
-from barrier_core.cli.output import show
+from barrier_core.cli.check.figures import Figures, microseconds, progress, show_figures
+from barrier_core.cli.check.ranks import be_a_rank, run_ranks
+from barrier_core.cli.chosen import Chosen, arrive, choosing_options, leave
+from barrier_core.cli.exit_status import FailedError, WrongUseError
 from barrier_core.contract import Barrier
 from barrier_core.errors import BarrierConfigError, BarrierError
 from barrier_core.launcher import RankInfo
@@ -130,23 +123,23 @@ def _measure(barrier: Barrier, rounds: int, passed: Callable[[int], None]) -> li
 
 
 def _be_one_of_a_launcher(chosen: Chosen, rounds: int) -> None:
-    place = RankInfo.from_environment()
+    here = RankInfo.from_environment()
     with _opened(chosen) as barrier:
-        with progress(rounds, visible=place.global_rank == 0) as advance:
+        with progress(rounds, visible=here.global_rank == 0) as advance:
             waits = _measure(barrier, rounds, advance)
-        figures = Figures.of(place.host, waits)
+        figures = Figures.of(here.host, waits)
         if isinstance(barrier, StoreBarrier):
             encoded = barrier.gather(msgspec.json.encode(figures).decode(), tag=_TAG)
             if encoded:
-                show(table_of([msgspec.json.decode(each, type=Figures) for each in encoded]))
+                show_figures([msgspec.json.decode(each, type=Figures) for each in encoded])
             return
     # In one write: all ranks share the launcher's output.
     click.echo(
-        f"rank {place.global_rank} of {place.global_world_size} on {place.host} (pid {place.pid}): "
+        f"rank {here.global_rank} of {here.global_world_size} on {here.host} (pid {here.pid}): "
         f"{rounds} rounds, shortest {microseconds(min(waits))} us, "
         f"median {microseconds(figures.median)} us, p99 {microseconds(figures.p99)} us"
     )
-    if place.global_rank == 0:
+    if here.global_rank == 0:
         click.echo(
             f"Who came last how often is not known with {chosen.config.barrier_type}, which has no "
             "store to bring the times together. The rank with the shortest times is the one that "
@@ -156,13 +149,13 @@ def _be_one_of_a_launcher(chosen: Chosen, rounds: int) -> None:
 
 def _refuse_launcher() -> None:
     try:
-        place = RankInfo.from_environment()
+        here = RankInfo.from_environment()
     except BarrierConfigError:
         return
-    if place.global_world_size > 1:
+    if here.global_world_size > 1:
         raise BarrierConfigError(
-            f"-n starts the ranks, but this process is rank {place.global_rank} of "
-            f"{place.global_world_size} already: leave out -n, or the launcher"
+            f"-n starts the ranks, but this process is rank {here.global_rank} of "
+            f"{here.global_world_size} already: leave out -n, or the launcher"
         )
 
 

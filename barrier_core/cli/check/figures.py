@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
-from barrier_core.cli.output import plain
+from barrier_core.cli.output import show_table
 
 SHOW_EVERY_SECS = 0.2
 _SENT_ROUNDS = 1000
@@ -53,21 +52,23 @@ def count_last(waits: Sequence[Sequence[float]]) -> Counter[int]:
     )
 
 
-def table_of(by_rank: Sequence[Figures]) -> Table:
-    """Return a table with a line for every rank."""
+def show_figures(by_rank: Sequence[Figures]) -> None:
+    """Write a table with a line for every rank to stdout."""
     last = count_last([figures.waits for figures in by_rank])
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("RANK", "HOST", "MEDIAN US", "P99 US", "CAME LAST"):
-        table.add_column(heading, justify="left" if heading == "HOST" else "right")
-    for rank, figures in enumerate(by_rank):
-        table.add_row(
-            str(rank),
-            plain(figures.host),
-            microseconds(figures.median),
-            microseconds(figures.p99),
-            f"{last[rank]} of {len(figures.waits)}",
-        )
-    return table
+    show_table(
+        ("RANK", "HOST", "MEDIAN US", "P99 US", "CAME LAST"),
+        [
+            (
+                str(rank),
+                figures.host,
+                microseconds(figures.median),
+                microseconds(figures.p99),
+                f"{last[rank]} of {len(figures.waits)}",
+            )
+            for rank, figures in enumerate(by_rank)
+        ],
+        right=("RANK", "MEDIAN US", "P99 US", "CAME LAST"),
+    )
 
 
 def microseconds(seconds: float) -> str:
@@ -77,21 +78,28 @@ def microseconds(seconds: float) -> str:
 
 @contextmanager
 def progress(rounds: int, visible: bool) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how many rounds have passed; yield what to call with their number."""
-    console = Console(stderr=True)
-    if not (visible and console.is_terminal):
+    """Show how many rounds have passed, on stderr and only if that is a terminal.
+
+    Args:
+        rounds: How many there will be.
+        visible: False to show nothing.
+
+    Yields:
+        What to call with the number of rounds so far.
+    """
+    if not (visible and sys.stderr.isatty()):
         yield lambda number: None
         return
-    columns = (TextColumn("rounds"), BarColumn(), MofNCompleteColumn())
-    # Not refreshed by a thread of its own, which would get in the way of what is measured.
-    with Progress(*columns, console=console, auto_refresh=False, transient=True) as display:
-        task = display.add_task("rounds", total=rounds)
-        next_refresh = 0.0
+    next_refresh = 0.0
 
-        def advance(number: int) -> None:
-            nonlocal next_refresh
-            if time.monotonic() >= next_refresh:
-                next_refresh = time.monotonic() + SHOW_EVERY_SECS
-                display.update(task, completed=number, refresh=True)
+    # Written between rounds. A thread that writes would slow down what is measured.
+    def advance(number: int) -> None:
+        nonlocal next_refresh
+        if time.monotonic() >= next_refresh:
+            next_refresh = time.monotonic() + SHOW_EVERY_SECS
+            click.echo(f"\rrounds {number}/{rounds}", err=True, nl=False)
 
+    try:
         yield advance
+    finally:
+        click.echo("\r\x1b[K", err=True, nl=False)  # go back, and clear the line

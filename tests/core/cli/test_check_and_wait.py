@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from barrier_core.cli import check_command, check_figures, check_ranks, main, wait_command
-from barrier_core.cli.check_figures import Figures, count_last, p99
+from barrier_core.cli.check import ranks
+from barrier_core.cli.check.figures import Figures, count_last, p99
 from tests.core.conftest import Site
-
-# Imported above, before a test hides what is installed: they bring rich.
-COMMANDS = (check_command, wait_command)
+from tests.support.command import Command, Outcome
+from tests.support.environments import ROOT
 
 PRETENDER = """
 import os, signal, threading
@@ -65,27 +64,6 @@ class OfTorch:
     def execute_barrier(self):
         pass
 """
-
-
-@dataclass(frozen=True)
-class Outcome:
-    status: int
-    out: str
-    err: str
-
-
-class Command:
-    """The command, in this process; the ranks that it starts are others."""
-
-    def __init__(self, capfd: pytest.CaptureFixture[str]) -> None:
-        self._capfd = capfd
-
-    def __call__(self, *arguments: str) -> Outcome:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments, prog_name="barrier")
-        status = ended.value.code
-        assert isinstance(status, int)
-        return Outcome(status, *self._capfd.readouterr())
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +156,7 @@ def test_check_tells_what_ranks_say_alike_once(barrier: Command) -> None:
 def test_check_ends_a_rank_that_still_waits_when_another_has_failed(
     barrier: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_ranks, "_GRACE_SECS", 0.2)
+    monkeypatch.setattr(ranks, "_GRACE_SECS", 0.2)
     arguments = ("--type", "pretender", "--arg", "stuck=0", "--arg", "no_store=1")
 
     outcome = barrier("check", "-n", "2", *arguments)
@@ -204,17 +182,31 @@ def test_check_takes_a_class_of_torchs_own_contract(
     assert barrier("check", "-n", "1").status == 0
 
 
-def test_check_shows_its_progress_on_a_terminal_only(
-    barrier: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")  # which rich takes for a terminal
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setattr(check_figures, "SHOW_EVERY_SECS", 0.0)
+def test_check_shows_its_progress_on_a_terminal_only(site: Site) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", IMPATIENT, "check", "-n", "1", "--type", "pretender"]
+    environ = {name: value for name, value in os.environ.items() if "COVERAGE" in name}
+    environ |= {"PATH": os.environ["PATH"], "PYTHONPATH": f"{site.path}{os.pathsep}{ROOT}"}
 
-    outcome = barrier("check", "-n", "1", "--type", "pretender", "--rounds", "7")
+    shown = subprocess.run(
+        [*command, "--rounds", "7"], stdout=-1, stderr=theirs, env=environ, timeout=60, check=True
+    )
+    os.close(theirs)
+    progress = os.read(ours, 10_000).decode()
+    os.close(ours)
 
-    assert outcome.status == 0
-    assert "7/7" in re.sub("\x1b[^m]*m", "", outcome.err)
+    assert "rounds 7/7" in progress
+    assert progress.endswith("\r\x1b[K")  # the line is cleared
+    assert shown.stdout.startswith(b"RANK ")
+
+
+# At once, or seven rounds would be over before their number is shown.
+IMPATIENT = """
+from barrier_core.cli import main
+from barrier_core.cli.check import figures
+figures.SHOW_EVERY_SECS = 0.0
+main(prog_name="barrier")
+"""
 
 
 @pytest.mark.usefixtures("one_of_two")
@@ -294,8 +286,7 @@ def test_wait_exits_130_when_it_is_interrupted(site: Site) -> None:
     site.install("waiting", {"waiting": "waiting:Backend"}, modules={"waiting": WAITING})
     environ = {name: value for name, value in os.environ.items() if "COVERAGE" in name}
     environ |= {"PATH": os.environ["PATH"], "RANK": "0", "WORLD_SIZE": "1"}
-    root = Path(__file__).parents[2]
-    environ["PYTHONPATH"] = f"{site.path}{os.pathsep}{root}"
+    environ["PYTHONPATH"] = f"{site.path}{os.pathsep}{ROOT}"
     command = [sys.executable, "-c", ATTENTIVE, "wait", "--type", "waiting"]
 
     with subprocess.Popen(
