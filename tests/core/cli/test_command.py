@@ -9,7 +9,7 @@ from pathlib import Path
 import importlib_metadata
 import pytest
 
-from barrier_core.cli import BUILT_IN
+from barrier_core.cli.commands import BUILT_IN
 from tests.core.cli.conftest import TALKATIVE
 from tests.core.conftest import FailingFinder, Site
 from tests.support.command import Command, Outcome, in_a_process
