@@ -15,9 +15,9 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from barrier_core.observers.trace_format import ClockReading
-from barrier_core.report.model import ClockFit
-from barrier_core.report.read import Traces
-from barrier_core.report.rounds import Run, wall_offset_ns
+from barrier_report.model import ClockFit
+from barrier_report.read import Traces
+from barrier_report.rounds import Run, wall_offset_ns
 
 _WINDOWS = 256
 _PER_WINDOW = 16  # rounds

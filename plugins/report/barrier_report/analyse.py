@@ -14,9 +14,11 @@ from typing import TypeVar
 
 import msgspec
 
-from barrier_core.report.align import Aligned
-from barrier_core.report.detail import choose_detail, failures_of
-from barrier_core.report.model import (
+from barrier_core.tags import tag_without_numbers
+from barrier_core.verdict import format_ranks
+from barrier_report.align import Aligned
+from barrier_report.detail import choose_detail, failures_of
+from barrier_report.model import (
     BarrierCost,
     DetailedRound,
     Failure,
@@ -25,11 +27,9 @@ from barrier_core.report.model import (
     Report,
     TagCost,
 )
-from barrier_core.report.over_time import Measured, heat_of, median_of, trend_of, worst_of
-from barrier_core.report.read import Progress
-from barrier_core.report.rounds import Run
-from barrier_core.tags import tag_without_numbers
-from barrier_core.verdict import format_ranks
+from barrier_report.over_time import Measured, heat_of, median_of, trend_of, worst_of
+from barrier_report.read import Progress
+from barrier_report.rounds import Run
 
 _HEAT_ROWS = 256
 _TAGS = 500

@@ -7,16 +7,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from barrier_core.cli.exit_status import FailedError, WrongUseError
-from barrier_core.cli.output import show_json
-from barrier_core.cli.report_text import plain, show, show_report
-from barrier_core.report import read
-from barrier_core.report.make import make_report
-from barrier_core.report.page import write_page
-from barrier_core.report.perfetto import write_perfetto
+from barrier_report.make import make_report
+from barrier_report.page import write_page
+from barrier_report.perfetto import write_perfetto
+from barrier_report.read import NoTraceError
+from barrier_report.text import plain, show, show_report
+
+
+class _FailedError(click.ClickException):
+    """A file cannot be written."""
+
+    exit_code = 1
+
+
+class _WrongUseError(click.ClickException):
+    """The folder holds no trace."""
+
+    exit_code = 2
 
 
 @click.command("report")
@@ -62,10 +73,10 @@ def command(
     try:
         with _progress() as progress:
             made = make_report(folder, progress)
-    except read.NoTraceError as error:
-        raise WrongUseError(str(error)) from error
+    except NoTraceError as error:
+        raise _WrongUseError(str(error)) from error
     if as_json:
-        show_json(made.report)
+        click.echo(msgspec.json.format(msgspec.json.encode(made.report), indent=2).decode())
     else:
         show_report(made.report, top)
     try:
@@ -78,7 +89,7 @@ def command(
             if not as_json:
                 show(plain(f"Page: {page}"))
     except OSError as error:
-        raise FailedError(f"cannot write {error.filename}: {error.strerror}") from error
+        raise _FailedError(f"cannot write {error.filename}: {error.strerror}") from error
 
 
 @contextmanager

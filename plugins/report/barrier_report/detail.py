@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 
 from barrier_core.observers.trace_format import FailedRound
-from barrier_core.report.model import DetailedRound, Failure, RankInRound
-from barrier_core.report.over_time import Measured
-from barrier_core.report.rounds import Run
 from barrier_core.verdict import format_ranks
+from barrier_report.model import DetailedRound, Failure, RankInRound
+from barrier_report.over_time import Measured
+from barrier_report.rounds import Run
 
 _COSTLY = 150
 _FAILED = 80

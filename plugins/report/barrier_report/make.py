@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from barrier_core.report.align import Aligned, align
-from barrier_core.report.analyse import analyse
-from barrier_core.report.model import Report
-from barrier_core.report.read import NoTraceError, Progress, read_traces
-from barrier_core.report.rounds import Run, join
+from barrier_report.align import Aligned, align
+from barrier_report.analyse import analyse
+from barrier_report.model import Report
+from barrier_report.read import NoTraceError, Progress, read_traces
+from barrier_report.rounds import Run, join
 
 
 @dataclass

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from barrier_core.report.model import HeatMap, TrendPoint
-from barrier_core.report.rounds import Run
+from barrier_report.model import HeatMap, TrendPoint
+from barrier_report.rounds import Run
 
 _TREND_POINTS = 400
 _BUCKETS = 400

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from barrier_core.report.model import DetailedRound, Report
 from barrier_core.verdict import format_ranks
+from barrier_report.model import DetailedRound, Report
 
 # What keeps the page of a run of 100,000 ranks at a few megabytes. Lists come costliest first, so
 # that what is left out costs least; the page says how many there are.
@@ -53,7 +53,7 @@ def render_page(report: Report) -> str:
 
 
 def _template(name: str) -> str:
-    folder = resources.files("barrier_core.report") / "template"
+    folder = resources.files("barrier_report") / "template"
     return (folder / name).read_text(encoding="utf-8")
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from barrier_core.report.make import Made
-from barrier_core.report.rounds import Run
+from barrier_report.make import Made
+from barrier_report.rounds import Run
 
 _FLUSH_EVERY = 1_000
 _RANKS = 1_000_000  # more than a job has: thread numbers of barriers do not meet

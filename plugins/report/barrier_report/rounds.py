@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from barrier_core.observers.trace_format import ClockReading, FailedRound
-from barrier_core.report.read import Life, Traces
+from barrier_report.read import Life, Traces
 
 # Clocks of hosts may differ by so much and their rounds still be taken for those of one run.
 _GAP_NS = 60 * 10**9

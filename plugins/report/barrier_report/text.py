@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from barrier_core.report.model import Failure, HostCost, RankCost, Report, TagCost
+from barrier_report.model import Failure, HostCost, RankCost, Report, TagCost
 
 C = TypeVar("C", RankCost, HostCost, TagCost)
 

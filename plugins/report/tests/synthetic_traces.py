@@ -1,6 +1,6 @@
 """Traces of jobs that never ran, of which everything is known: who was late, and how clocks differ.
 
-By hand, ``python -m tests.support.synthetic_traces DIR RANKS ROUNDS`` writes that of a large job.
+``python -m plugins.report.tests.synthetic_traces DIR RANKS ROUNDS`` writes that of a large job.
 """
 
 from __future__ import annotations

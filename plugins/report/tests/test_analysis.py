@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from barrier_core.report.make import Made, make_report
-from barrier_core.report.model import Report
-from barrier_core.report.perfetto import write_perfetto
-from tests.support.synthetic_traces import BEGAN, Host, SyntheticJob
+from barrier_report.make import Made, make_report
+from barrier_report.model import Report
+from barrier_report.perfetto import write_perfetto
+from plugins.report.tests.synthetic_traces import BEGAN, Host, SyntheticJob
 
 HOSTS = [Host("a"), Host("a"), Host("b", ahead_secs=2, drift_ppm=30), Host("b", 2, 30)]
 TOLERANCE = 200e-6 * len(HOSTS)

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from barrier_core.observers.trace_format import ClockReading
-from barrier_core.report.make import make_report
-from barrier_core.report.model import Report
-from tests.support.synthetic_traces import BEGAN, Host, SyntheticJob
+from barrier_report.make import make_report
+from barrier_report.model import Report
+from plugins.report.tests.synthetic_traces import BEGAN, Host, SyntheticJob
 
 
 def report_on(*jobs: SyntheticJob) -> Report:

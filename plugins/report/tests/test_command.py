@@ -16,13 +16,13 @@ import msgspec
 import pytest
 
 from barrier_core import Barrier, BarrierTimeoutError, create_barrier
-from barrier_core.cli.report_text import duration
 from barrier_core.hooks import plugin_manager
 from barrier_core.observers.trace_observer import TraceObserver
-from barrier_core.report.model import Report
 from barrier_core.testing.rank_processes import wait_until
+from barrier_report.model import Report
+from barrier_report.text import duration
+from plugins.report.tests.synthetic_traces import BEGAN, Host, SyntheticJob
 from tests.support.command import Command
-from tests.support.synthetic_traces import BEGAN, Host, SyntheticJob
 
 
 @pytest.fixture

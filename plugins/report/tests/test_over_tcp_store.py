@@ -11,8 +11,11 @@ import pytest
 from barrier_core import BrokenBarrierError, create_barrier
 from barrier_core.hooks import plugin_manager
 from barrier_core.observers.trace_observer import TraceObserver
-from barrier_core.report.make import make_report
 from barrier_core.testing.rank_processes import state, wait_until
+from barrier_report.make import make_report
+
+pytest.importorskip("torch", reason="the store is torch's")
+
 from tests.support.torch_ranks import WORLD_SIZE, free_port, shared_ranks
 
 LATE = 2

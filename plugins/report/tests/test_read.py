@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from barrier_core.observers.trace_format import PassedRound, TraceStart
-from barrier_core.report.make import make_report
-from barrier_core.report.model import Report
-from barrier_core.report.read import NoTraceError
-from tests.support.synthetic_traces import BEGAN, Host, SyntheticJob
+from barrier_report.make import make_report
+from barrier_report.model import Report
+from barrier_report.read import NoTraceError
+from plugins.report.tests.synthetic_traces import BEGAN, Host, SyntheticJob
 
 A, B = Host("a"), Host("b", ahead_secs=4)
 
