@@ -1,8 +1,9 @@
-"""Brings the clocks of hosts together by the releases, which all ranks see within a round trip.
+"""Aligns the clocks of hosts by the releases of rounds, which all ranks see within a round trip.
 
-For each host, the difference between its view of a release and the reference host's is followed
-over the run: a line through all, found by medians so that outliers do not count, and on top of it
-what medians of stretches of rounds depart from that line, as no clock drifts evenly for a week.
+A host and the reference host each have a time for the same release. The difference is followed
+over the whole job. First a line is fitted to the differences, by medians, so that outliers do not
+count. Then the medians of stretches of rounds correct that line, because no clock drifts evenly for
+a week.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from dataclasses import dataclass
 from barrier_core.observers.trace_format import ClockReading
 from barrier_report.model import ClockFit
 from barrier_report.read import Traces
-from barrier_report.rounds import Run, wall_offset_ns
+from barrier_report.rounds import Session, wall_offset_ns
 
 _WINDOWS = 256
 _PER_WINDOW = 16  # rounds
-_FOR_SLOPE = 64  # points, of which each is paired with each
-_FEW = 128  # rounds: up to here, a line through them is all that they can tell
+_FOR_SLOPE = 64  # points; each is paired with each other one
+_FEW = 128  # rounds: so few can support a line, but no corrections to it
 _FASTEST_DRIFT = 1e-3  # no clock that works drifts more
 _NO_ROUND = -1
 
@@ -70,15 +71,17 @@ class Aligned:
     notes: list[str]
 
 
-def align(runs: list[Run], traces: Traces) -> Aligned:
-    """Fill the runs' columns with times that can be compared."""
-    releases = _releases(runs)
+def align(sessions: list[Session], traces: Traces) -> Aligned:
+    """Fill the sessions' columns with times of all hosts on the reference clock, in seconds."""
+    releases = _releases(sessions)
     by_rounds = sorted(releases, key=lambda clock: -_count(releases[clock]))
     reference = by_rounds[0]
     readings = traces.clocks
     to_unix = wall_offset_ns(readings.get(reference, []))
-    lives = [life for run in runs for life in run.lives if life.start.clock == reference]
-    origin_ns = to_unix + min(next(life.times()) for life in lives)
+    parts = [
+        part for session in sessions for part in session.parts if part.start.clock == reference
+    ]
+    origin_ns = to_unix + min(next(part.times()) for part in parts)
     clocks = {reference: _Clock(to_unix - origin_ns, rounds=_count(releases[reference]))}
     seen = array("d", [math.nan]) * len(releases[reference])
     _see(seen, releases[reference], clocks[reference])
@@ -94,33 +97,37 @@ def align(runs: list[Run], traces: Traces) -> Aligned:
         waiting = [clock for clock in waiting if clock not in found]
     for clock in waiting:
         clocks[clock] = _Clock(wall_offset_ns(readings.get(clock, [])) - origin_ns)
-    _fill(runs, clocks)
-    hosts = sorted({(life.start.host, life.start.clock) for run in runs for life in run.lives})
+    _fill(sessions, clocks)
+    hosts = sorted(
+        {(part.start.host, part.start.clock) for session in sessions for part in session.parts}
+    )
     notes = [
         f"{host} shares no round with the others: its clock is taken as it is"
         for host, clock in hosts
         if clock in waiting
     ]
-    fits = [_told(host, clocks[clock], readings.get(clock, []), origin_ns) for host, clock in hosts]
+    fits = [
+        _fit_of(host, clocks[clock], readings.get(clock, []), origin_ns) for host, clock in hosts
+    ]
     return Aligned(origin_ns, fits, notes)
 
 
-def _releases(runs: list[Run]) -> dict[str, array[int]]:
+def _releases(sessions: list[Session]) -> dict[str, array[int]]:
     """For each clock, for each round: when its first rank left, in its own time."""
-    slots = sum(len(run.numbers) for run in runs)
+    slots = sum(len(session.numbers) for session in sessions)
     releases: dict[str, array[int]] = {}
     before = 0
-    for run in runs:
-        for life in run.lives:
-            column = releases.get(life.start.clock)
+    for session in sessions:
+        for part in session.parts:
+            column = releases.get(part.start.clock)
             if column is None:
-                column = releases[life.start.clock] = array("q", [_NO_ROUND]) * slots
-            for number, left in zip(life.rounds, life.left, strict=True):
-                slot = before + run.index[number]
-                # The first: what delays a rank after the release only ever makes it later.
+                column = releases[part.start.clock] = array("q", [_NO_ROUND]) * slots
+            for number, left in zip(part.rounds, part.left, strict=True):
+                slot = before + session.index_of[number]
+                # The earliest: a delay after the release can only make a rank later.
                 if column[slot] == _NO_ROUND or left < column[slot]:
                     column[slot] = left
-        before += len(run.numbers)
+        before += len(session.numbers)
     return releases
 
 
@@ -129,7 +136,7 @@ def _count(column: array[int]) -> int:
 
 
 def _see(seen: array[float], column: array[int], clock: _Clock) -> None:
-    """Note when rounds were released, where no better clock has told it."""
+    """Note when rounds were released, unless a better clock has given the time already."""
     for slot, moment in enumerate(column):
         if moment != _NO_ROUND and math.isnan(seen[slot]):
             seen[slot] = clock.seconds(moment)
@@ -156,7 +163,7 @@ def _fit(column: array[int], seen: array[float]) -> _Clock | None:
     level = statistics.median(y - drift * x for x, y in points)
     error = statistics.median(abs(y - drift * x - level) for x, y in points)
     if len(points) < 4 or abs(drift) > _FASTEST_DRIFT or abs(drift) * points[-1][0] < error:
-        drift = 0.0  # what these few or short rounds show is noise
+        drift = 0.0  # so few or short rounds show noise only
         level = statistics.median(y for _, y in points)
     clock = _Clock(offset_ns + round(level * 1e9), drift, since, rounds=len(points))
     if len(points) > _FEW:
@@ -169,7 +176,7 @@ def _fit(column: array[int], seen: array[float]) -> _Clock | None:
 
 
 def _grouped(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the medians of stretches of points, at places that differ."""
+    """Return the medians of stretches of points; no two have the same first coordinate."""
     count = max(min(_WINDOWS, len(points) // _PER_WINDOW), 1)
     groups: dict[float, float] = {}
     for number in range(count):
@@ -187,25 +194,25 @@ def _slope(points: list[tuple[float, float]]) -> float:
     return statistics.median(slopes) if slopes else 0.0
 
 
-def _fill(runs: list[Run], clocks: dict[str, _Clock]) -> None:
-    for run in runs:
-        for life in run.lives:
-            seconds = clocks[life.start.clock].seconds
-            entered = array("d", [math.nan]) * len(run.numbers)
-            left = array("d", [math.nan]) * len(run.numbers)
-            for number, came, went in zip(life.rounds, life.entered, life.left, strict=True):
-                place = run.index[number]
-                entered[place] = seconds(came)
-                left[place] = seconds(went)
-            for failed in life.failed:
-                place = run.index[failed.round]
-                entered[place] = seconds(failed.entered_ns)
-                left[place] = seconds(failed.entered_ns + failed.waited_ns)
-            run.entered.append(entered)
-            run.left.append(left)
+def _fill(sessions: list[Session], clocks: dict[str, _Clock]) -> None:
+    for session in sessions:
+        for part in session.parts:
+            seconds = clocks[part.start.clock].seconds
+            entered = array("d", [math.nan]) * len(session.numbers)
+            left = array("d", [math.nan]) * len(session.numbers)
+            for number, came, went in zip(part.rounds, part.entered, part.left, strict=True):
+                index = session.index_of[number]
+                entered[index] = seconds(came)
+                left[index] = seconds(went)
+            for failed in part.failed:
+                index = session.index_of[failed.round]
+                entered[index] = seconds(failed.entered_ns)
+                left[index] = seconds(failed.entered_ns + failed.waited_ns)
+            session.entered.append(entered)
+            session.left.append(left)
 
 
-def _told(host: str, clock: _Clock, readings: list[ClockReading], origin_ns: int) -> ClockFit:
+def _fit_of(host: str, clock: _Clock, readings: list[ClockReading], origin_ns: int) -> ClockFit:
     offset = 0.0
     if readings:
         last = max(readings, key=lambda reading: reading.monotonic_ns)

@@ -29,7 +29,7 @@ from barrier_report.model import (
 )
 from barrier_report.over_time import Measured, heat_of, median_of, trend_of, worst_of
 from barrier_report.read import Progress
-from barrier_report.rounds import Run
+from barrier_report.rounds import Session
 
 _HEAT_ROWS = 256
 _TAGS = 500
@@ -51,52 +51,55 @@ class _Sums:
     """By rank."""
 
 
-def analyse(folder: Path, runs: list[Run], aligned: Aligned, progress: Progress) -> Report:
-    """Return the report on runs whose columns are filled."""
-    analysis = _Analysis(runs)
-    total = sum(len(run.numbers) for run in runs)
+def analyse(folder: Path, sessions: list[Session], aligned: Aligned, progress: Progress) -> Report:
+    """Return the report on sessions whose columns are filled."""
+    analysis = _Analysis(sessions)
+    total = sum(len(session.numbers) for session in sessions)
     done = 0
-    for number, run in enumerate(runs):
-        for place in analysis.measure(number, run):
-            if place % 256 == 0:
-                progress("analysing", (done + place) / total)
-        done += len(run.numbers)
+    for number, session in enumerate(sessions):
+        for index in analysis.measure(number, session):
+            if index % 256 == 0:
+                progress("analysing", (done + index) / total)
+        done += len(session.numbers)
     analysis.measured.sort()
     return analysis.report(folder, aligned)
 
 
 class _Analysis:
-    def __init__(self, runs: list[Run]) -> None:
-        self._runs = runs
+    def __init__(self, sessions: list[Session]) -> None:
+        self._sessions = sessions
         self.measured: list[Measured] = []
         self._ranks: defaultdict[int, _Sums] = defaultdict(_Sums)
         self._hosts: defaultdict[str, _Sums] = defaultdict(_Sums)
         self._tags: defaultdict[str, _Sums] = defaultdict(_Sums)
-        self._cost = [0.0] * len(runs)
+        self._cost = [0.0] * len(sessions)
         self._incomplete: list[tuple[float, int, int]] = []
-        """Rounds that passed without a record of every rank: when, the run, and the place."""
+        """Rounds that passed without a record of every rank: time, session and index."""
 
-    def measure(self, number: int, run: Run) -> Iterable[int]:
-        """Go through a run's rounds; yield each one's place."""
-        ranks = run.ranks
-        hosts = [life.start.host for life in run.lives]
+    def measure(self, number: int, session: Session) -> Iterable[int]:
+        """Go through a session's rounds; yield the index of each."""
+        ranks = session.ranks
+        hosts = [part.start.host for part in session.parts]
         by_host = [self._hosts[host].samples for host in hosts]
         by_rank = [self._ranks[rank].samples for rank in ranks]
-        all_there = len(ranks) == run.world_size
+        all_there = len(ranks) == session.world_size
         rows = zip(
-            run.tags, zip(*run.entered, strict=True), zip(*run.left, strict=True), strict=True
+            session.tags,
+            zip(*session.entered, strict=True),
+            zip(*session.left, strict=True),
+            strict=True,
         )
-        for place, (tag, arrivals, leaves) in enumerate(rows):
+        for index, (tag, arrivals, leaves) in enumerate(rows):
             of_tag = self._tags[tag_without_numbers(tag)]
             of_tag.rounds += 1
-            yield place
-            if place in run.failed:
+            yield index
+            if index in session.failed:
                 of_tag.failed += 1
                 continue
             total = sum(arrivals)
             if not all_there or math.isnan(total):
                 at = max(_known(arrivals))
-                self._incomplete.append((at, number, place))
+                self._incomplete.append((at, number, index))
                 continue
             ordered = sorted(arrivals)
             at, median = ordered[-1], median_of(ordered)
@@ -105,7 +108,7 @@ class _Analysis:
             wait = median_of(sorted(map(sub, leaves, arrivals)))
             spread = at - ordered[0]
             self.measured.append(
-                Measured(at, cost, spread, wait, median, ranks[last], number, place)
+                Measured(at, cost, spread, wait, median, ranks[last], number, index)
             )
             self._cost[number] += cost
             for sums in (self._ranks[ranks[last]], self._hosts[hosts[last]], of_tag):
@@ -117,56 +120,56 @@ class _Analysis:
                 late = arrival - median
                 of_rank.append(late)
                 of_host.append(late)
-        for life, came, went in zip(run.lives, run.entered, run.left, strict=True):
-            sums = self._ranks[life.start.rank]
-            sums.rounds += len(life.rounds) + len(life.failed)
+        for part, came, went in zip(session.parts, session.entered, session.left, strict=True):
+            sums = self._ranks[part.start.rank]
+            sums.rounds += len(part.rounds) + len(part.failed)
             sums.waited += math.fsum(_known(map(sub, went, came)))
 
     def report(self, folder: Path, aligned: Aligned) -> Report:
         """Return the report."""
         origin = aligned.origin_ns * 1e-9
-        start = min(min(_known(column)) for run in self._runs for column in run.entered)
-        end = max(max(_known(column)) for run in self._runs for column in run.left)
+        start = min(min(_known(column)) for session in self._sessions for column in session.entered)
+        end = max(max(_known(column)) for session in self._sessions for column in session.left)
         ranks = self._rank_costs()
         shown = sorted(cost.rank for cost in ranks[:_HEAT_ROWS])
-        detail = choose_detail(self._runs, self.measured, self._incomplete, shown, origin)
-        order = sorted(range(len(self._runs)), key=lambda number: -self._cost[number])
-        index = {number: index for index, number in enumerate(order)}
+        detail = choose_detail(self._sessions, self.measured, self._incomplete, shown, origin)
+        order = sorted(range(len(self._sessions)), key=lambda number: -self._cost[number])
+        position_of = {number: position for position, number in enumerate(order)}
 
         def renumbered(each: S) -> S:
-            return msgspec.structs.replace(each, barrier=index[each.barrier])
+            return msgspec.structs.replace(each, barrier=position_of[each.barrier])
 
         return Report(
             source=str(folder),
             start=origin + start,
             end=origin + end,
-            rounds=sum(len(run.numbers) for run in self._runs),
-            failed=sum(len(run.failed) for run in self._runs),
-            world_size=max(run.world_size for run in self._runs),
+            rounds=sum(len(session.numbers) for session in self._sessions),
+            failed=sum(len(session.failed) for session in self._sessions),
+            world_size=max(session.world_size for session in self._sessions),
             cost_secs=math.fsum(self._cost),
             barriers=self._barrier_costs(order),
             ranks=ranks,
             hosts=self._host_costs(aligned),
             tags=self._tag_costs(),
             trend=trend_of(self.measured, origin),
-            heat=heat_of(self._runs, self.measured, shown, origin, (start, end)),
+            heat=heat_of(self._sessions, self.measured, shown, origin, (start, end)),
             detail=[renumbered(each) for each in detail],
-            failures=[renumbered(each) for each in failures_of(self._runs, origin)],
+            failures=[renumbered(each) for each in failures_of(self._sessions, origin)],
             clocks=aligned.fits,
             notes=[*aligned.notes, *self._notes()],
         )
 
     def _rank_costs(self) -> list[RankCost]:
-        last_life = {life.start.rank: life for run in self._runs for life in run.lives}
+        last_of = {part.start.rank: part for session in self._sessions for part in session.parts}
         costs = []
-        for rank, life in last_life.items():
+        for rank, part in last_of.items():
             sums = self._ranks[rank]
             late = sorted(sums.samples)
             costs.append(
                 RankCost(
                     rank=rank,
-                    host=life.start.host,
-                    pid=life.start.pid,
+                    host=part.start.host,
+                    pid=part.start.pid,
                     rounds=sums.rounds,
                     times_last=sums.times_last,
                     cost_secs=sums.cost,
@@ -180,9 +183,9 @@ class _Analysis:
 
     def _host_costs(self, aligned: Aligned) -> list[HostCost]:
         ranks: defaultdict[str, set[int]] = defaultdict(set)
-        for run in self._runs:
-            for life in run.lives:
-                ranks[life.start.host].add(life.start.rank)
+        for session in self._sessions:
+            for part in session.parts:
+                ranks[part.start.host].add(part.start.rank)
         offsets = {fit.host: fit.offset_secs for fit in aligned.fits}
         costs = [
             HostCost(
@@ -214,35 +217,36 @@ class _Analysis:
     def _barrier_costs(self, order: list[int]) -> list[BarrierCost]:
         return [
             BarrierCost(
-                barrier_type=run.barrier_type,
-                prefix=run.prefix,
-                generation=run.generation,
-                world_size=run.world_size,
-                rounds=len(run.numbers),
-                failed=len(run.failed),
+                barrier_type=session.barrier_type,
+                prefix=session.prefix,
+                generation=session.generation,
+                world_size=session.world_size,
+                rounds=len(session.numbers),
+                failed=len(session.failed),
                 cost_secs=self._cost[number],
             )
-            for number, run in ((number, self._runs[number]) for number in order)
+            for number, session in ((number, self._sessions[number]) for number in order)
         ]
 
     def _notes(self) -> list[str]:
         notes = []
-        if len({run.world_size for run in self._runs}) > 1:
+        if len({session.world_size for session in self._sessions}) > 1:
             notes.append(
-                "barriers of several sizes are in these traces: a rank is known here by the number "
-                "that it has in each"
+                "these traces have barriers of several sizes: ranks with the same number in "
+                "different barriers are counted as one"
             )
-        for run in self._runs:
-            unknown = set(range(run.world_size)) - set(run.ranks)
+        for session in self._sessions:
+            unknown = set(range(session.world_size)) - set(session.ranks)
             if unknown:
-                name = f"{run.barrier_type} barrier {run.prefix!r}, generation {run.generation}"
+                name = f"{session.barrier_type} barrier {session.prefix!r}, "
+                name += f"generation {session.generation}"
                 notes.append(
                     f"there is no trace of rank {format_ranks(unknown)} of the {name}: its rounds "
-                    "are charged to nobody"
+                    "are charged to no rank"
                 )
         if self._incomplete:
             notes.append(
-                "rounds that passed but lack the record of some rank, and are charged to nobody: "
+                "rounds that passed but lack the record of some rank, and are charged to no rank: "
                 f"{len(self._incomplete)}"
             )
         return notes

@@ -59,13 +59,14 @@ def command(
     """Say who is late: which rank, host and tag costs the job how much time.
 
     \b
-    DIR is where the ranks of a job have left their traces. They do so where it is set:
+    DIR is the folder into which the ranks of a job have written their traces:
         BARRIER_TRACE_DIR=DIR torchrun train.py
         barrier report DIR
 
-    A round costs what its last rank makes the others wait, summed over them. It is charged to the
-    rank that came last, to its host and to the tag; numbers in tags do not count. The clocks of
-    hosts are aligned by the rounds themselves. Failed rounds are listed, and charged to nobody.
+    The cost of a round is the time that the other ranks wait for the last one, summed over them. It
+    is charged to the last rank, to its host and to the tag. Tags that differ only in their numbers
+    are counted together. The clocks of hosts are aligned by the rounds themselves. Failed rounds
+    are listed; they are not charged to a rank.
 
     The exit status is 0 if there is a report, 1 if a file cannot be written, and 2 if DIR holds no
     trace or the command line is wrong.

@@ -10,7 +10,7 @@ from barrier_core.observers.trace_format import FailedRound
 from barrier_core.verdict import format_ranks
 from barrier_report.model import DetailedRound, Failure, RankInRound
 from barrier_report.over_time import Measured
-from barrier_report.rounds import Run
+from barrier_report.rounds import Session
 
 _COSTLY = 150
 _FAILED = 80
@@ -19,7 +19,7 @@ _INCOMPLETE = 20
 
 
 def choose_detail(
-    runs: list[Run],
+    sessions: list[Session],
     measured: list[Measured],
     incomplete: list[tuple[float, int, int]],
     shown: list[int],
@@ -28,34 +28,38 @@ def choose_detail(
     """Return the costly rounds, the failed ones, the last, and some of those with gaps.
 
     Args:
-        runs: Every run.
+        sessions: Every session.
         measured: The rounds that can be charged, in order of time.
-        incomplete: The time, run and place of rounds that passed, but with gaps.
+        incomplete: The time, session and index of rounds that passed, but with gaps.
         shown: The ranks to show.
         origin: Unix time from which the columns count.
     """
     costly = heapq.nlargest(_COSTLY, measured, key=lambda each: each.cost)
-    costs = {(each.run, each.place): each.cost for each in [*costly, *measured[-_LAST:]]}
-    failed = [(number, place) for number, run in enumerate(runs) for place in run.failed]
-    if len(failed) > _FAILED:  # how it began, and how it ended
+    costs = {(each.session, each.round_index): each.cost for each in [*costly, *measured[-_LAST:]]}
+    failed = [
+        (number, index) for number, session in enumerate(sessions) for index in session.failed
+    ]
+    if len(failed) > _FAILED:  # keep the first and the last ones
         failed = failed[: _FAILED // 2] + failed[-_FAILED // 2 :]
-    gaps = [(number, place) for _, number, place in sorted(incomplete)[-_INCOMPLETE:]]
+    gaps = [(number, index) for _, number, index in sorted(incomplete)[-_INCOMPLETE:]]
     chosen = {*costs, *failed, *gaps}
     details = [
-        _detail(runs[number], number, place, costs.get((number, place), 0.0), set(shown), origin)
-        for number, place in chosen
+        _detail(
+            sessions[number], number, index, costs.get((number, index), 0.0), set(shown), origin
+        )
+        for number, index in chosen
     ]
     return sorted(details, key=lambda detail: detail.at)
 
 
 def _detail(
-    run: Run, number: int, place: int, cost: float, shown: set[int], origin: float
+    session: Session, number: int, index: int, cost: float, shown: set[int], origin: float
 ) -> DetailedRound:
-    failed = run.failed.get(place, {})
+    failed = session.failed.get(index, {})
     there = [
-        (rank, entered[place], left[place])
-        for rank, entered, left in zip(run.ranks, run.entered, run.left, strict=True)
-        if not math.isnan(entered[place])
+        (rank, entered[index], left[index])
+        for rank, entered, left in zip(session.ranks, session.entered, session.left, strict=True)
+        if not math.isnan(entered[index])
     ]
     last, last_arrived, _ = max(there, key=lambda each: each[1])
     at = min(left for _, _, left in there) if failed else last_arrived
@@ -69,11 +73,11 @@ def _detail(
         for rank, entered, left in there
         if rank in shown or rank == last
     ]
-    missing = set(range(run.world_size)) - {rank for rank, _, _ in there}
+    missing = set(range(session.world_size)) - {rank for rank, _, _ in there}
     return DetailedRound(
         barrier=number,
-        round=run.numbers[place],
-        tag=run.tags[place],
+        round=session.numbers[index],
+        tag=session.tags[index],
         at=origin + at,
         cost_secs=cost,
         ranks=ranks,
@@ -81,19 +85,19 @@ def _detail(
     )
 
 
-def failures_of(runs: list[Run], origin: float) -> list[Failure]:
+def failures_of(sessions: list[Session], origin: float) -> list[Failure]:
     """Return the rounds that did not pass, in order of time."""
     failures = []
-    for number, run in enumerate(runs):
-        columns = dict(zip(run.ranks, run.left, strict=True))
-        for place, by_rank in run.failed.items():
+    for number, session in enumerate(sessions):
+        columns = dict(zip(session.ranks, session.left, strict=True))
+        for index, by_rank in session.failed.items():
             verdict = _most_telling(list(by_rank.values()))
             failures.append(
                 Failure(
                     barrier=number,
-                    round=run.numbers[place],
+                    round=session.numbers[index],
                     tag=verdict.tag,
-                    at=origin + min(columns[rank][place] for rank in by_rank),
+                    at=origin + min(columns[rank][index] for rank in by_rank),
                     kind=verdict.kind,
                     decided_by=verdict.decided_by,
                     message=verdict.message,
@@ -105,7 +109,7 @@ def failures_of(runs: list[Run], origin: float) -> list[Failure]:
 
 
 def _most_telling(verdicts: Sequence[FailedRound]) -> FailedRound:
-    """Return one of what ranks have raised: the same everywhere, unless the store was lost."""
+    """Return the verdict that says most. All are the same, unless a rank has lost the store."""
     return max(
         verdicts,
         key=lambda verdict: (

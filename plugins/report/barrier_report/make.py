@@ -11,15 +11,15 @@ from barrier_report.align import Aligned, align
 from barrier_report.analyse import analyse
 from barrier_report.model import Report
 from barrier_report.read import NoTraceError, Progress, read_traces
-from barrier_report.rounds import Run, join
+from barrier_report.rounds import Session, join
 
 
 @dataclass
 class Made:
-    """A report, and the rounds that it rests on."""
+    """A report, and the rounds that it is made of."""
 
     report: Report
-    runs: list[Run]
+    sessions: list[Session]
     aligned: Aligned
 
 
@@ -28,18 +28,18 @@ def make_report(folder: Path, progress: Progress = lambda what, done: None) -> M
 
     Args:
         folder: What ``BARRIER_TRACE_DIR`` was.
-        progress: Told what is being done, and which share of it is done.
+        progress: Called with what is being done, and the share of it that is done, from 0 to 1.
 
     Raises:
         NoTraceError: The folder does not exist, or has no round in it.
     """
     traces = read_traces(folder, progress)
-    runs = join(traces)
-    if not runs:
+    sessions = join(traces)
+    if not sessions:
         raise NoTraceError(
             f"{folder} holds traces, but no round: no barrier has been passed, or has failed, yet"
         )
-    aligned = align(runs, traces)
-    report = analyse(folder, runs, aligned, progress)
+    aligned = align(sessions, traces)
+    report = analyse(folder, sessions, aligned, progress)
     notes = [*traces.notes, *report.notes]
-    return Made(msgspec.structs.replace(report, notes=notes), runs, aligned)
+    return Made(msgspec.structs.replace(report, notes=notes), sessions, aligned)

@@ -32,7 +32,7 @@ class BarrierCost(msgspec.Struct, frozen=True):
 
 
 class RankCost(msgspec.Struct, frozen=True):
-    """One rank over all rounds. A rank that was restarted has the host and pid of its last life."""
+    """One rank over all rounds. If it was restarted, host and pid are those of the last process."""
 
     rank: int
     host: str
@@ -57,7 +57,7 @@ class HostCost(msgspec.Struct, frozen=True):
     cost_secs: float
     median_lateness_secs: float
     clock_offset_secs: float
-    """Its clock minus the reference clock, at the end of the run."""
+    """Its clock minus the reference clock, at the end of the job."""
 
 
 class TagCost(msgspec.Struct, frozen=True):
@@ -86,7 +86,7 @@ class TrendPoint(msgspec.Struct, frozen=True):
 
 
 class HeatMap(msgspec.Struct, frozen=True):
-    """Lateness of ranks over the whole run, where there are too many rounds to draw each."""
+    """Lateness of ranks over the whole job, where there are too many rounds to draw each."""
 
     start: float
     bucket_secs: float
@@ -154,7 +154,7 @@ class ClockFit(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """Everything about one run. Lists of costs are sorted: what costs most comes first."""
+    """Everything about one job. Lists of costs are sorted: what costs most comes first."""
 
     source: str
     """The folder."""

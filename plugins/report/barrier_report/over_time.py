@@ -1,4 +1,4 @@
-"""What becomes of lateness over the run: the trend, and the heat map."""
+"""Lateness over the whole job: the trend, and the heat map."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from barrier_report.model import HeatMap, TrendPoint
-from barrier_report.rounds import Run
+from barrier_report.rounds import Session
 
 _TREND_POINTS = 400
 _BUCKETS = 400
@@ -27,10 +27,10 @@ class Measured(NamedTuple):
     """The median arrival."""
     last: int
     """The rank that came last."""
-    run: int
-    """Index of its run."""
-    place: int
-    """Index in the run."""
+    session: int
+    """Index of its session."""
+    round_index: int
+    """Index of the round in the session."""
 
 
 def trend_of(measured: list[Measured], origin: float) -> list[TrendPoint]:
@@ -58,7 +58,7 @@ def trend_of(measured: list[Measured], origin: float) -> list[TrendPoint]:
 
 
 def heat_of(
-    runs: list[Run],
+    sessions: list[Session],
     measured: list[Measured],
     shown: list[int],
     origin: float,
@@ -69,16 +69,16 @@ def heat_of(
     count = max(min(_BUCKETS, len(measured)), 1)
     width = (end - start) / count or 1.0
     rows: dict[int, list[float | None]] = {rank: [None] * count for rank in shown}
-    of_runs: list[list[tuple[Measured, int]]] = [[] for _ in runs]
+    of_sessions: list[list[tuple[Measured, int]]] = [[] for _ in sessions]
     for each in measured:
-        of_runs[each.run].append((each, min(int((each.at - start) / width), count - 1)))
-    for run, of_run in zip(runs, of_runs, strict=True):
-        for rank, arrivals in zip(run.ranks, run.entered, strict=True):
+        of_sessions[each.session].append((each, min(int((each.at - start) / width), count - 1)))
+    for session, of_session in zip(sessions, of_sessions, strict=True):
+        for rank, arrivals in zip(session.ranks, session.entered, strict=True):
             row = rows.get(rank)
             if row is None:
                 continue
-            for each, bucket in of_run:
-                late = arrivals[each.place] - each.median
+            for each, bucket in of_session:
+                late = arrivals[each.round_index] - each.median
                 known = row[bucket]
                 if known is None or late > known:
                     row[bucket] = late

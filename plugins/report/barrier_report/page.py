@@ -15,7 +15,7 @@ import msgspec
 from barrier_core.verdict import format_ranks
 from barrier_report.model import DetailedRound, Report
 
-# What keeps the page of a run of 100,000 ranks at a few megabytes. Lists come costliest first, so
+# These keep the page of a job of 100,000 ranks at a few megabytes. Lists come costliest first, so
 # that what is left out costs least; the page says how many there are.
 _MOST_ROWS = 1000
 _MOST_MISSING = 64
@@ -39,12 +39,12 @@ def write_page(report: Report, path: Path) -> None:
 
 
 def render_page(report: Report) -> str:
-    """Return the page's HTML. What comes from the run is in it as data only, never as markup."""
+    """Return the page's HTML. What comes from the traces is data in it, never markup."""
     script = "\n".join(_template(name) for name in _SCRIPTS)
     parts = {
         "style": _template("report.css"),
         "script": script,
-        # The browser runs this script and no other, whatever a tag or a host may be called.
+        # The browser executes this script and no other, even if the name of a host is a script.
         "script-hash": _hash_of(script),
         "data": _as_json(report),
     }
@@ -121,7 +121,7 @@ def _last_rank(round_: DetailedRound) -> int | None:
 
 
 def _compact(value: object) -> object:
-    """Round times to microseconds, and shorten texts that nobody would read to their end."""
+    """Round times to microseconds, and shorten texts that are too long to read."""
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, str):

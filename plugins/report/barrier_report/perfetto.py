@@ -16,14 +16,14 @@ from typing import Any
 import msgspec
 
 from barrier_report.make import Made
-from barrier_report.rounds import Run
+from barrier_report.rounds import Session
 
 _FLUSH_EVERY = 1_000
-_RANKS = 1_000_000  # more than a job has: thread numbers of barriers do not meet
+_RANKS = 1_000_000  # more than a job has, so no two barriers share a thread number
 
 
 def write_perfetto(made: Made, path: Path) -> None:
-    """Write every round to a file of JSON; times are in microseconds since the run began.
+    """Write every round to a file of JSON; times are in microseconds since the first arrival.
 
     Raises:
         OSError: The file cannot be written.
@@ -43,41 +43,41 @@ def write_perfetto(made: Made, path: Path) -> None:
 
 def _events(made: Made) -> Iterator[dict[str, Any]]:
     origin = made.report.start - made.aligned.origin_ns * 1e-9
-    names = sorted({life.start.host for run in made.runs for life in run.lives})
+    names = sorted({part.start.host for session in made.sessions for part in session.parts})
     hosts = {host: number for number, host in enumerate(names, 1)}
     for host, number in hosts.items():
         yield _name("process_name", number, 0, {"name": host})
     threads: dict[tuple[str, str], int] = {}
-    for run in made.runs:
-        # A restarted job goes on in the same rows.
-        thread = threads.setdefault((run.barrier_type, run.prefix), len(threads))
-        yield from _events_of(run, thread * _RANKS, hosts, origin)
+    for session in made.sessions:
+        # A restarted job continues in the same rows.
+        thread = threads.setdefault((session.barrier_type, session.prefix), len(threads))
+        yield from _events_of(session, thread * _RANKS, hosts, origin)
 
 
 def _events_of(
-    run: Run, threads: int, hosts: dict[str, int], origin: float
+    session: Session, threads: int, hosts: dict[str, int], origin: float
 ) -> Iterator[dict[str, Any]]:
-    barrier = f"{run.barrier_type} {run.prefix}".strip()
-    costs: list[tuple[float, float] | None] = [None] * len(run.numbers)
+    barrier = f"{session.barrier_type} {session.prefix}".strip()
+    costs: list[tuple[float, float] | None] = [None] * len(session.numbers)
     """Of rounds that are charged: the last arrival, and the cost."""
-    if len(run.lives) == run.world_size:
-        for place, arrivals in enumerate(zip(*run.entered, strict=True)):
+    if len(session.parts) == session.world_size:
+        for index, arrivals in enumerate(zip(*session.entered, strict=True)):
             total = sum(arrivals)
-            if place not in run.failed and not math.isnan(total):
-                costs[place] = max(arrivals), max(arrivals) * len(arrivals) - total
-    for life, entered, left in zip(run.lives, run.entered, run.left, strict=True):
-        rank = life.start.rank
-        where = {"pid": hosts[life.start.host], "tid": threads + rank}
+            if index not in session.failed and not math.isnan(total):
+                costs[index] = max(arrivals), max(arrivals) * len(arrivals) - total
+    for part, entered, left in zip(session.parts, session.entered, session.left, strict=True):
+        rank = part.start.rank
+        where = {"pid": hosts[part.start.host], "tid": threads + rank}
         name = f"rank {rank}" + (f" {barrier}" if threads else "")
         yield _name("thread_name", where["pid"], where["tid"], {"name": name})
         yield _name("thread_sort_index", where["pid"], where["tid"], {"sort_index": where["tid"]})
-        for place, (came, went) in enumerate(zip(entered, left, strict=True)):
+        for index, (came, went) in enumerate(zip(entered, left, strict=True)):
             if math.isnan(came):
                 continue
             ts = round(max(came - origin, 0.0) * 1e6, 3)
-            number, tag = run.numbers[place], run.tags[place]
-            failed = run.failed.get(place, {}).get(rank)
-            args = {"round": number, "barrier": barrier, "generation": run.generation}
+            number, tag = session.numbers[index], session.tags[index]
+            failed = session.failed.get(index, {}).get(rank)
+            args = {"round": number, "barrier": barrier, "generation": session.generation}
             if failed is not None:
                 args |= {"outcome": failed.kind, "message": failed.message}
             yield {
@@ -89,7 +89,7 @@ def _events_of(
                 "args": args,
                 **where,
             }
-            cost = costs[place]
+            cost = costs[index]
             if cost is not None and came == cost[0]:
                 yield {
                     "ph": "i",

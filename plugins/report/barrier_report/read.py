@@ -1,4 +1,4 @@
-"""Reads the trace files of a folder; what is torn, foreign or lost is noted, never raised."""
+"""Reads the trace files of a folder. Torn lines, foreign files and lost rounds become notes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from barrier_core.observers.trace_format import (
 from barrier_core.verdict import format_ranks
 
 Progress = Callable[[str, float], None]
-"""Is told what is being done, and which share of it is done."""
+"""Called with what is being done, and the share of it that is done, from 0 to 1."""
 
 _CHUNK_BYTES = 4 * 2**20
 
@@ -37,7 +37,7 @@ class NoTraceError(BarrierError, ValueError):
 
 
 @dataclass(eq=False)
-class Life:
+class RankSession:
     """One rank's rounds in one barrier, in one process. Times are the process's own, in ns."""
 
     start: TraceStart
@@ -61,9 +61,9 @@ class Life:
 
 @dataclass
 class Traces:
-    """All that the files of a folder tell."""
+    """Everything in the files of a folder."""
 
-    lives: list[Life]
+    parts: list[RankSession]
     tags: list[str]
     clocks: dict[str, list[ClockReading]]
     """By the name of the clock."""
@@ -89,10 +89,10 @@ def read_traces(folder: Path, progress: Progress = lambda what, done: None) -> T
 
 class _Reader:
     def __init__(self) -> None:
-        self._lives: dict[tuple[object, int], Life] = {}
+        self._parts: dict[tuple[object, int], RankSession] = {}
         self._tags: dict[str, int] = {}
         self._clocks: dict[str, list[ClockReading]] = {}
-        self._told: dict[object, list[int]] = {}
+        self._counts_of: dict[object, list[int]] = {}
         """By process: rounds read so far, rounds known to be lost, and the rank."""
         self._notes: list[str] = []
         self._torn: dict[str, int] = {}
@@ -145,7 +145,7 @@ class _Reader:
     def read(self, path: Path) -> Iterator[int]:
         """Read one file; yield how many bytes are read."""
         self._start: TraceStart | None = None
-        self._here: dict[int, Life] = {}
+        self._here: dict[int, RankSession] = {}
         try:
             with path.open("rb") as file:
                 while chunk := file.read(_CHUNK_BYTES):
@@ -180,21 +180,23 @@ class _Reader:
             elif self._start is None:
                 continue
             elif isinstance(line, PassedRound):
-                life = self._here.get(line.barrier)
+                part = self._here.get(line.barrier)
                 self._counts[0] += 1
-                if life is None:
+                if part is None:
                     continue
-                life.rounds.append(line.round)
-                life.entered.append(line.entered_ns)
-                life.left.append(line.entered_ns + line.waited_ns)
-                life.tags.append(tags.setdefault(line.tag, len(tags)))
+                part.rounds.append(line.round)
+                part.entered.append(line.entered_ns)
+                part.left.append(line.entered_ns + line.waited_ns)
+                part.tags.append(tags.setdefault(line.tag, len(tags)))
             elif isinstance(line, FailedRound):
                 self._counts[0] += 1
                 if line.barrier in self._here:
                     self._here[line.barrier].failed.append(line)
             elif isinstance(line, BarrierStart):
                 key = (_process(self._start), line.number)
-                self._here[line.number] = self._lives.setdefault(key, Life(self._start, line))
+                self._here[line.number] = self._parts.setdefault(
+                    key, RankSession(self._start, line)
+                )
             else:
                 self._clocks.setdefault(self._start.clock, []).append(line)
 
@@ -203,13 +205,13 @@ class _Reader:
             self._start = None  # nothing that follows is known to mean what it seems to
             return
         self._start = start
-        self._counts = self._told.setdefault(_process(start), [0, 0, start.rank])
+        self._counts = self._counts_of.setdefault(_process(start), [0, 0, start.rank])
         self._counts[1] += max(start.before - sum(self._counts[:2]), 0)
 
     def result(self) -> Traces:
         """Return what was read, with notes on what was not."""
-        lost = {rank: 0 for _, _, rank in self._told.values()}
-        for _, missing, rank in self._told.values():
+        lost = {rank: 0 for _, _, rank in self._counts_of.values()}
+        for _, missing, rank in self._counts_of.values():
             lost[rank] += missing
         losers = [rank for rank, missing in lost.items() if missing]
         if losers:
@@ -224,8 +226,8 @@ class _Reader:
                 "torn lines, of a rank that was killed while it wrote, or of a full disk: "
                 f"{sum(self._torn.values())}, in {', '.join(names[:3])}{more}"
             )
-        lives = [life for life in self._lives.values() if life.rounds or life.failed]
-        return Traces(lives, list(self._tags), self._clocks, self._notes)
+        parts = [part for part in self._parts.values() if part.rounds or part.failed]
+        return Traces(parts, list(self._tags), self._clocks, self._notes)
 
 
 def _process(start: TraceStart) -> tuple[int, str, int, int]:

@@ -59,7 +59,7 @@ def show_report(report: Report, top: int) -> None:
 
 
 def _with_short_hosts(report: Report) -> Report:
-    """Leave out the domains of hosts, if the names are told apart without."""
+    """Leave out the domains of hosts, if the names still differ without them."""
     short = {host.host: host.host.partition(".")[0] for host in report.hosts}
     if len(set(short.values())) < len(short) or any(name.isdigit() for name in short.values()):
         return report

@@ -24,7 +24,7 @@ def data_of(page: str) -> Any:
 
 def test_the_page_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    path.write_text("of the last run")
+    path.write_text("an older report")
 
     write_page(a_report(), path)
 

@@ -191,7 +191,7 @@ def test_the_trend_tells_a_stretch_of_rounds(show: Callable[..., Page]) -> None:
 
     told = page.point("#trend-chart", x=0.95)
 
-    assert told.startswith("rounds 31 to 40 of the run")
+    assert told.startswith("rounds 31 to 40 of the job")
     assert "cost 1 min 10 s, most of it by rank 5 on gpu-1" in told
     assert "spread 1 s (median), 5 s (largest)" in told
 
@@ -254,7 +254,7 @@ def test_hostile_text_stays_text(show: Callable[..., Page]) -> None:
         pytest.param(one_rank, "One rank alone, which waits for nobody", id="one rank"),
     ],
 )
-def test_a_run_with_little_in_it_is_shown_as_such(
+def test_a_job_with_little_in_it_is_shown_as_such(
     show: Callable[..., Page], make: Callable[[], Report], says: str
 ) -> None:
     page = show(make())

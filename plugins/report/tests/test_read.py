@@ -68,7 +68,7 @@ def test_a_torn_last_line_costs_that_round_only(folder: Path) -> None:
     assert report.notes == [
         "torn lines, of a rank that was killed while it wrote, or of a full disk: 1, in "
         f"{path.name}",
-        "rounds that passed but lack the record of some rank, and are charged to nobody: 1",
+        "rounds that passed but lack the record of some rank, and are charged to no rank: 1",
     ]
     assert report.detail[-1].missing == [3]
 
@@ -116,8 +116,8 @@ def test_files_of_a_later_format_are_noted_and_not_guessed_at(folder: Path) -> N
         f"{path.name} is left out: it has format 2, and this version of barrier-core reads "
         "format 1",
         "there is no trace of rank 0 of the tcp_store barrier 'ckpt', generation 0: its rounds "
-        "are charged to nobody",
-        "rounds that passed but lack the record of some rank, and are charged to nobody: 20",
+        "are charged to no rank",
+        "rounds that passed but lack the record of some rank, and are charged to no rank: 20",
     ]
 
 
@@ -145,7 +145,7 @@ def test_rounds_that_were_dropped_for_space_are_noted(folder: Path) -> None:
 
     assert report.notes == [
         "records that were dropped for space, or that the disk refused: 24, of rank 0-1",
-        "rounds that passed but lack the record of some rank, and are charged to nobody: 12",
+        "rounds that passed but lack the record of some rank, and are charged to no rank: 12",
     ]
     assert report.ranks[0].times_last == 8
 
@@ -209,7 +209,7 @@ def test_generations_of_a_job_are_told_apart(tmp_path: Path) -> None:
     assert {name: b.rounds for name, b in by_generation.items()} == {"0": 6, "1": 7}
     assert [failure.round for failure in report.failures] == [6]
     assert report.barriers[report.failures[0].barrier].generation == "0"
-    # A rank has the process of its last life.
+    # A rank has the process of its last session.
     assert {rank.rank: rank.pid for rank in report.ranks} == {0: 200, 1: 201, 2: 202}
 
 
@@ -222,7 +222,7 @@ def test_jobs_that_shared_the_folder_one_after_the_other_are_told_apart(tmp_path
     report = report_on(tmp_path)
 
     rounds = {barrier.generation: barrier.rounds for barrier in report.barriers}
-    assert rounds == {"0 (run 1)": 4, "0 (run 2)": 5, "0 (run 3)": 6}
+    assert rounds == {"0 (session 1)": 4, "0 (session 2)": 5, "0 (session 3)": 6}
     assert report.notes == []
 
 
@@ -237,8 +237,8 @@ def test_jobs_are_told_apart_even_where_a_rank_never_came(tmp_path: Path) -> Non
     report = report_on(tmp_path)
 
     rounds = {barrier.generation: barrier.rounds for barrier in report.barriers}
-    assert rounds == {"0 (run 1)": 4, "0 (run 2)": 5, "0 (run 3)": 6}
-    assert [note for note in report.notes if "(run 2)" in note] == [
-        "there is no trace of rank 0 of the tcp_store barrier 'ckpt', generation 0 (run 2): its "
-        "rounds are charged to nobody"
+    assert rounds == {"0 (session 1)": 4, "0 (session 2)": 5, "0 (session 3)": 6}
+    assert [note for note in report.notes if "(session 2)" in note] == [
+        "there is no trace of rank 0 of the tcp_store barrier 'ckpt', generation 0 (session 2): "
+        "its rounds are charged to no rank"
     ]

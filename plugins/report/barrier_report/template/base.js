@@ -1,6 +1,6 @@
 "use strict";
 // The report's data, and what every part of the page needs: words, elements, a tooltip, tables.
-// Text from the run goes into the page through textContent only.
+// Text from the traces goes into the page through textContent only.
 
 const report = JSON.parse(document.getElementById("data").textContent);
 for (const name of ["ranks", "hosts", "tags", "barriers", "failures", "clocks", "trend"]) {
@@ -113,7 +113,7 @@ function tell(event, lines) {
   tip.style.top = `${Math.max(4, top)}px`;
 }
 
-/** Tell what `describe` says of the place under the pointer. */
+/** Show what `describe` returns for the point under the pointer. */
 function tellOn(element, describe) {
   element.addEventListener("pointermove", (event) => tell(event, describe(event)));
   element.addEventListener("pointerleave", (event) => tell(event, null));

@@ -1,4 +1,4 @@
-// The heat map of the whole run.
+// The heat map of the whole job.
 
 const heat = report.heat;
 const buckets = Math.max(0, ...heat.max_lateness_secs.map((row) => row.length));
@@ -23,19 +23,19 @@ function heatColours() {
     return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
   });
   return (heat01) => {
-    const place = heat01 * (stops.length - 1);
-    const i = Math.min(stops.length - 2, Math.floor(place));
-    return stops[i].map((from, channel) => Math.round(from + (stops[i + 1][channel] - from) * (place - i)));
+    const position = heat01 * (stops.length - 1);
+    const i = Math.min(stops.length - 2, Math.floor(position));
+    return stops[i].map((from, channel) => Math.round(from + (stops[i + 1][channel] - from) * (position - i)));
   };
 }
 
-// -- the heat map of the whole run
+// -- the heat map of the whole job
 
 /** Paint one pixel per rank and bucket; the style sheet stretches them. */
 function paintHeat() {
   const canvas = byId("heat");
   // Where the screen is narrower than that, the latest of some buckets: none may get lost.
-  const columns = Math.max(1, Math.min(buckets, Math.floor(place.width * devicePixelRatio)));
+  const columns = Math.max(1, Math.min(buckets, Math.floor(frame.width * devicePixelRatio)));
   canvas.width = columns;
   canvas.height = heat.ranks.length;
   const colour = heatColours();
@@ -61,8 +61,8 @@ const isAmong = (rank, ranges) =>
     return range && rank >= Number(first) && rank <= Number(last);
   });
 
-const place = {}; // where the heat map is drawn, in pixels
-const timeToX = (unix) => place.left + Math.max(0, Math.min(1, (unix - heat.start) / mapSecs)) * place.width;
+const frame = {}; // where the heat map is drawn, in pixels
+const timeToX = (unix) => frame.left + Math.max(0, Math.min(1, (unix - heat.start) / mapSecs)) * frame.width;
 
 function drawOverview() {
   const svg = byId("heat-axes");
@@ -70,22 +70,22 @@ function drawOverview() {
   const rows = heat.ranks.length;
   const rowHeight = Math.max(2, Math.min(22, Math.floor(480 / rows)));
   const side = full > 620 ? 110 : 4; // for each rank's cost
-  Object.assign(place, { left: 52, top: 20, width: full - 52 - side, height: rows * rowHeight, rowHeight });
-  blank(svg, full, place.height + 66);
+  Object.assign(frame, { left: 52, top: 20, width: full - 52 - side, height: rows * rowHeight, rowHeight });
+  blank(svg, full, frame.height + 66);
   Object.assign(byId("heat").style, {
-    left: `${place.left}px`,
-    top: `${place.top}px`,
-    width: `${place.width}px`,
-    height: `${place.height}px`,
+    left: `${frame.left}px`,
+    top: `${frame.top}px`,
+    width: `${frame.width}px`,
+    height: `${frame.height}px`,
   });
   paintHeat();
-  const bottom = place.top + place.height;
+  const bottom = frame.top + frame.height;
   svg.append(
     draw("rect", {
-      x: place.left - 0.5,
-      y: place.top - 0.5,
-      width: place.width + 1,
-      height: place.height + 1,
+      x: frame.left - 0.5,
+      y: frame.top - 0.5,
+      width: frame.width + 1,
+      height: frame.height + 1,
       class: "frame",
     }),
   );
@@ -98,13 +98,13 @@ function drawOverview() {
   const free = [];
   for (const rank of new Set([...costliest, ...heat.ranks])) {
     const row = heat.ranks.indexOf(rank);
-    const y = place.top + (row + 0.5) * rowHeight;
+    const y = frame.top + (row + 0.5) * rowHeight;
     if (row < 0 || free.some((other) => Math.abs(other - y) < 13)) continue;
     if (!costliest.includes(rank) && rowHeight < 12 && row % 16) continue;
     free.push(y);
     svg.append(
       label(
-        place.left - 6,
+        frame.left - 6,
         y + 4,
         (worst && rank === worst.rank ? "▶ " : "") + rank,
         "end",
@@ -112,7 +112,7 @@ function drawOverview() {
       ),
     );
   }
-  for (const after of ticks(0, mapSecs, place.width / 95)) {
+  for (const after of ticks(0, mapSecs, frame.width / 95)) {
     const x = timeToX(heat.start + after);
     svg.append(
       line(x, bottom, x, bottom + 9, "grid"),
@@ -120,8 +120,8 @@ function drawOverview() {
     );
   }
   svg.append(
-    label(place.left + place.width, bottom + 42, "time since the start →", "end"),
-    label(0, place.top - 7, "rank"),
+    label(frame.left + frame.width, bottom + 42, "time since the start →", "end"),
+    label(0, frame.top - 7, "rank"),
   );
 
   if (side > 10) {
@@ -133,8 +133,8 @@ function drawOverview() {
       if (cost > 0)
         svg.append(
           box(
-            place.left + place.width + 8,
-            place.top + row * rowHeight,
+            frame.left + frame.width + 8,
+            frame.top + row * rowHeight,
             (cost / most) * (side - 8),
             Math.max(1, rowHeight - 1),
             kind,
@@ -153,11 +153,11 @@ function drawOverview() {
         "✕",
         draw("title", {}, title),
       );
-    svg.append(mark(place.top - 5, words));
+    svg.append(mark(frame.top - 5, words));
     if (rowHeight < 8) continue;
     heat.ranks.forEach((rank, row) => {
       if (isAmong(rank, failure.missing))
-        svg.append(mark(place.top + (row + 0.5) * rowHeight + 5, `${rankName(rank)} was missing: ${words}`));
+        svg.append(mark(frame.top + (row + 0.5) * rowHeight + 5, `${rankName(rank)} was missing: ${words}`));
     });
   }
   svg.append(draw("g", { id: "heat-here" }));
@@ -170,9 +170,9 @@ function markChosen() {
   const group = byId("heat-here");
   if (!round || !group) return;
   const x = timeToX(round.at);
-  const bottom = place.top + place.height;
+  const bottom = frame.top + frame.height;
   group.replaceChildren(
-    line(x, place.top, x, bottom + 6, "here"),
+    line(x, frame.top, x, bottom + 6, "here"),
     draw("path", { d: `M${x} ${bottom + 2}l5 9h-10z`, class: "handle" }),
   );
 }

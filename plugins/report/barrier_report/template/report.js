@@ -61,7 +61,7 @@ function sayHeadline() {
       make("dd", { class: "more" }, more),
     );
   byId("figures").append(
-    figure("Length of the run", secs(span), report.rounds ? `until ${moment(report.end)}` : ""),
+    figure("Length of the job", secs(span), report.rounds ? `until ${moment(report.end)}` : ""),
     figure("Ranks", count(report.world_size), `on ${counted(hosts, "host")}`),
     figure("Rounds", count(report.rounds), `of ${counted(report.barriers.total, "barrier")}`),
     figure(
@@ -114,7 +114,7 @@ function showTables() {
       column("largest", "max_lateness_secs", secs, "Largest lateness"),
       column("waited itself", "waited_secs", secs),
       column("rounds", "rounds", number),
-      column("pid", "pid", String, "Of its last life"),
+      column("pid", "pid", String, "Of its last process"),
     ],
     (line, row) => {
       line.dataset.rank = row.rank;
@@ -183,7 +183,7 @@ function failureArticle(failure) {
   );
   const facts = [
     ["when", `${elapsed(failure.at)} (${moment(failure.at)})`],
-    ["missing", failure.missing || "nobody"],
+    ["missing", failure.missing || "none"],
     ["raised on", failure.raised_on ? `ranks ${failure.raised_on}` : "no rank's trace says so"],
     ["decided by", failure.decided_by === null ? "unknown" : rankName(failure.decided_by)],
   ];

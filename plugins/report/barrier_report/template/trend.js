@@ -81,8 +81,8 @@ function describePoint(i) {
   const first = report.trend.slice(0, i).reduce((sum, other) => sum + other.rounds, 1);
   return [
     point.rounds === 1
-      ? `round ${count(first)} of the run`
-      : `rounds ${count(first)} to ${count(first + point.rounds - 1)} of the run`,
+      ? `round ${count(first)} of the job`
+      : `rounds ${count(first)} to ${count(first + point.rounds - 1)} of the job`,
     `from ${moment(point.start)}`,
     `cost ${secs(point.cost_secs)}${point.worst_rank === null ? "" : `, most of it by ${rankName(point.worst_rank)}`}`,
     `spread ${secs(point.median_spread_secs)} (median), ${secs(point.max_spread_secs)} (largest)`,
