@@ -22,8 +22,8 @@ from barrier_core.errors import BarrierError
 def command(ctx: click.Context, barrier_type: str, as_json: bool) -> None:
     """Show one barrier TYPE and the options it takes.
 
-    The exit status is 0, 1 for a TYPE that is installed but broken, and 2 for one that cannot be
-    told of: it is unknown, two distributions claim it, or what is installed cannot be searched.
+    The exit status is 0; 1 if TYPE is installed but broken; and 2 if TYPE is unknown, two
+    distributions claim it, or what is installed cannot be searched.
     """
     try:
         backend = one_backend(registry, barrier_type)

@@ -75,7 +75,7 @@ def all_backends(registry: Registry) -> list[Backend]:
 
 
 def one_backend(registry: Registry, name: str) -> Backend:
-    """Load one backend and import no other. A broken one is told with the reason.
+    """Load one backend and import no other. A broken one has the reason.
 
     Raises:
         UnknownBarrierTypeError: Nothing of this name is installed or registered.
@@ -104,7 +104,7 @@ def known_but_not_installed(registry: Registry) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Observer:
-    """An observer that is installed. Whether it works, only a barrier that is made finds out."""
+    """An observer that is installed. It is not loaded, so it is not known whether it works."""
 
     name: str
     distribution: str

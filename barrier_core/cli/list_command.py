@@ -21,7 +21,7 @@ from barrier_core.discovery.registry import registry
 def command(as_json: bool, observers_only: bool) -> None:
     """List the barriers that are installed.
 
-    Each one is loaded, to tell whether it works. One that is broken is listed with the reason.
+    Each one is loaded, to see whether it works. A broken one is listed with the reason.
 
     The exit status is 0, and 1 if what is installed cannot be searched (stderr says why).
     """

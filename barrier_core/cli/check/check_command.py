@@ -47,20 +47,19 @@ def command(
     count: int | None,
     report_to: int | None,
 ) -> None:
-    """Go through a barrier many times, and tell how long that takes.
+    """Go through a barrier many times, and show how long that takes.
 
     \b
     Every rank runs it, started by srun, torchrun or mpirun; or -n starts the ranks on one machine:
         srun barrier check --config barrier.toml
         barrier check -n 4 --type tcp_store --arg tcpstore_port=29600
 
-    The times are those that a rank waits in a round, from coming to leaving, by its own clock: none
-    is compared between hosts. A rank waits least where it comes last: so the table tells how often
-    each rank did, in the last 1000 rounds. Rank 0 writes it.
+    A time is how long a rank waits in a round, from its arrival until it goes on, by its own clock.
+    No times of two hosts are compared. The rank that arrives last waits least: so the table shows
+    how often each rank was the last, in the last 1000 rounds. Rank 0 writes it.
 
-    Only a barrier over a store can bring the times of all ranks together. With another one, under a
-    launcher, each rank writes a line of its own: the one with the shortest times is the one that
-    the others wait for.
+    Only a barrier over a store can collect the times of all ranks. With another barrier, under a
+    launcher, each rank writes a line. The others wait for the rank with the shortest times.
 
     The exit status is 0 if all rounds have passed, 1 if not (stderr says why), and 2 if the command
     line, the config or the environment is wrong.
@@ -112,7 +111,7 @@ def _measure(barrier: Barrier, rounds: int, passed: Callable[[int], None]) -> li
         passed: Called after every round with the number of rounds so far.
     """
     waits = []
-    # Ranks come here seconds apart. From then on they leave, and so come, together.
+    # Ranks arrive here seconds apart. They leave together, and so arrive together from then on.
     arrive(barrier, tag=_TAG)
     for number in range(1, rounds + 1):
         began = time.perf_counter()
@@ -123,11 +122,11 @@ def _measure(barrier: Barrier, rounds: int, passed: Callable[[int], None]) -> li
 
 
 def _be_one_of_a_launcher(chosen: Chosen, rounds: int) -> None:
-    here = RankInfo.from_environment()
+    rank_info = RankInfo.from_environment()
     with _opened(chosen) as barrier:
-        with progress(rounds, visible=here.global_rank == 0) as advance:
+        with progress(rounds, visible=rank_info.global_rank == 0) as advance:
             waits = _measure(barrier, rounds, advance)
-        figures = Figures.of(here.host, waits)
+        figures = Figures.of(rank_info.host, waits)
         if isinstance(barrier, StoreBarrier):
             encoded = barrier.gather(msgspec.json.encode(figures).decode(), tag=_TAG)
             if encoded:
@@ -135,27 +134,26 @@ def _be_one_of_a_launcher(chosen: Chosen, rounds: int) -> None:
             return
     # In one write: all ranks share the launcher's output.
     click.echo(
-        f"rank {here.global_rank} of {here.global_world_size} on {here.host} (pid {here.pid}): "
-        f"{rounds} rounds, shortest {microseconds(min(waits))} us, "
+        f"rank {rank_info.global_rank} of {rank_info.global_world_size} on {rank_info.host} "
+        f"(pid {rank_info.pid}): {rounds} rounds, shortest {microseconds(min(waits))} us, "
         f"median {microseconds(figures.median)} us, p99 {microseconds(figures.p99)} us"
     )
-    if here.global_rank == 0:
+    if rank_info.global_rank == 0:
         click.echo(
-            f"Who came last how often is not known with {chosen.config.barrier_type}, which has no "
-            "store to bring the times together. The rank with the shortest times is the one that "
-            "the others wait for."
+            f"Which rank came last how often is not known: {chosen.config.barrier_type} has no "
+            "store to collect the times. The others wait for the rank with the shortest times."
         )
 
 
 def _refuse_launcher() -> None:
     try:
-        here = RankInfo.from_environment()
+        rank_info = RankInfo.from_environment()
     except BarrierConfigError:
         return
-    if here.global_world_size > 1:
+    if rank_info.global_world_size > 1:
         raise BarrierConfigError(
-            f"-n starts the ranks, but this process is rank {here.global_rank} of "
-            f"{here.global_world_size} already: leave out -n, or the launcher"
+            f"-n starts the ranks, but this process is rank {rank_info.global_rank} of "
+            f"{rank_info.global_world_size} already: leave out -n, or the launcher"
         )
 
 

@@ -1,4 +1,4 @@
-"""The ranks that ``barrier check -n`` starts on this machine, and what they tell it."""
+"""The ranks that ``barrier check -n`` starts on this machine, and what they report to it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from barrier_core.launcher import RankInfo
 from barrier_core.verdict import format_ranks
 
 _STDERR = 2
-# How long after one rank has failed the others may take to say why they fail.
+# After one rank has failed, the time that the others have to report why they fail.
 _GRACE_SECS = 10.0
 
-# What other launchers and an outer torchrun have set must not mislead the ranks started here.
+# Variables of other launchers and of an outer torchrun, which the ranks started here must not use.
 _OTHER_LAUNCHERS = ("MASTER_", "OMPI_", "PMI_", "MPI_", "SLURM_", "TORCHELASTIC_")
 
 
-class _News(msgspec.Struct):
-    """What a rank tells: how far it is, or, at last, what became of it."""
+class _Message(msgspec.Struct):
+    """What a rank reports: how many rounds have passed and, in its last message, the outcome."""
 
     rounds: int
     figures: Figures | None = None
@@ -39,13 +39,13 @@ class _News(msgspec.Struct):
 
 
 class _Rank:
-    """A process started here, and what it has told so far."""
+    """A process started here, and its last message."""
 
     def __init__(self, rank: int, count: int, options: Sequence[str]) -> None:
         self.rank = rank
         ours, theirs = os.pipe()
         self.pipe: IO[bytes] = os.fdopen(ours, "rb")
-        self.last = _News(0)
+        self.last = _Message(0)
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -56,7 +56,7 @@ class _Rank:
             "WORLD_SIZE": str(count),
             "LOCAL_RANK": str(rank),
             "LOCAL_WORLD_SIZE": str(count),
-            # The same modules as in this process, whatever lies in the working directory.
+            # The same modules as in this process; none from the working directory.
             "PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path),
             "PYTHONSAFEPATH": "1",
         }
@@ -74,20 +74,20 @@ class _Rank:
 
     @property
     def done(self) -> bool:
-        """Whether it has told what became of it."""
+        """Whether it has reported an outcome."""
         return self.last.figures is not None or bool(self.last.error)
 
     def listen(self) -> None:
-        """Take a line of news; call it when there is something in the pipe."""
+        """Read a message; call it when the pipe can be read."""
         line = self.pipe.readline()
         if line.endswith(b"\n"):
-            self.last = msgspec.json.decode(line, type=_News)
+            self.last = msgspec.json.decode(line, type=_Message)
         else:
             code = self.process.wait()
             how = f"exited with status {code}"
             if code < 0:
                 how = f"was ended by {signal.Signals(-code).name}"
-            self.last.error = f"the process (pid {self.process.pid}) {how} before it was through"
+            self.last.error = f"the process (pid {self.process.pid}) {how} before its last round"
 
     def end(self) -> None:
         """End the process if it still runs."""
@@ -97,7 +97,7 @@ class _Rank:
 
 
 def run_ranks(options: Sequence[str], count: int, rounds: int) -> None:
-    """Start ranks that each run ``barrier check`` with these options, and show what they tell.
+    """Start ranks that each run ``barrier check`` with these options, and show what they report.
 
     Raises:
         FailedError: The barrier has failed on one of them.
@@ -121,7 +121,7 @@ def run_ranks(options: Sequence[str], count: int, rounds: int) -> None:
 
 
 def _listen_to_all(ranks: Sequence[_Rank], advance: Callable[[int], None]) -> None:
-    """Return when all ranks have told what became of them, or one has failed a while ago."""
+    """Return when all ranks have an outcome, or `_GRACE_SECS` after the first has failed."""
     deadline = math.inf
     with selectors.DefaultSelector() as selector:
         for each in ranks:
@@ -141,7 +141,7 @@ def _listen_to_all(ranks: Sequence[_Rank], advance: Callable[[int], None]) -> No
 
 
 def _diagnosis(ranks: Sequence[_Rank]) -> str:
-    """Say what each rank says, and what ranks say alike once."""
+    """Return the error of each rank; ranks with the same error share a line."""
     ranks_by_error: dict[str, list[int]] = {}
     for each in ranks:
         error = each.last.error or (
@@ -156,28 +156,28 @@ def _diagnosis(ranks: Sequence[_Rank]) -> str:
 
 
 def be_a_rank(measure: Callable[[Callable[[int], None]], list[float]], report_to: int) -> None:
-    """Be one of these ranks.
+    """Be one of the ranks that `run_ranks` starts.
 
     Args:
         measure: Goes through the barrier; calls its argument with the number of rounds so far.
-        report_to: Descriptor of the pipe to who has started it.
+        report_to: Descriptor of the pipe to the process that has started this one.
     """
     host = RankInfo.from_environment().host
     passed = 0
-    next_news = 0.0
+    next_message = 0.0
     with os.fdopen(report_to, "wb") as pipe:
 
-        def tell(number: int) -> None:
-            nonlocal passed, next_news
+        def report(number: int) -> None:
+            nonlocal passed, next_message
             passed = number
-            if time.monotonic() >= next_news:
-                next_news = time.monotonic() + SHOW_EVERY_SECS
-                pipe.write(msgspec.json.encode(_News(number)) + b"\n")
+            if time.monotonic() >= next_message:
+                next_message = time.monotonic() + SHOW_EVERY_SECS
+                pipe.write(msgspec.json.encode(_Message(number)) + b"\n")
                 pipe.flush()
 
         try:
-            figures = Figures.of(host, measure(tell))
-            news = _News(passed, figures)
+            figures = Figures.of(host, measure(report))
+            message = _Message(passed, figures)
         except BarrierError as error:
-            news = _News(passed, error=str(error))
-        pipe.write(msgspec.json.encode(news) + b"\n")
+            message = _Message(passed, error=str(error))
+        pipe.write(msgspec.json.encode(message) + b"\n")

@@ -241,7 +241,7 @@ def test_without_a_store_rank_0_says_that_it_does_not_know_who_came_last(
     own_line, *more = barrier("check", "--type", "pretender", "--rounds", "5").out.splitlines()
 
     assert own_line.startswith("rank 0 of 2 on ")
-    assert more[0].startswith("Who came last how often is not known with pretender, ")
+    assert more[0].startswith("Which rank came last how often is not known: pretender has")
 
 
 @pytest.mark.usefixtures("one_of_two")

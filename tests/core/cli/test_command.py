@@ -22,8 +22,8 @@ def test_help_names_the_subcommands(barrier: Command) -> None:
     assert outcome.status == 0
     assert "list List the barriers that are installed." in outcome.words
     assert "info Show one barrier TYPE and the options it takes." in outcome.words
-    assert "check Go through a barrier many times, and tell how long that takes." in outcome.words
-    assert "wait Wait until every rank has come here." in outcome.words
+    assert "check Go through a barrier many times, and show how long that takes." in outcome.words
+    assert "wait Wait until every rank has arrived." in outcome.words
 
 
 def test_an_unknown_subcommand_exits_2(barrier: Command) -> None:

@@ -35,7 +35,7 @@ function heatColours() {
 function paintHeat() {
   const canvas = byId("heat");
   // Where the screen is narrower than that, the latest of some buckets: none may get lost.
-  const columns = Math.max(1, Math.min(buckets, Math.floor(frame.width * devicePixelRatio)));
+  const columns = Math.max(1, Math.min(buckets, Math.floor(plot.width * devicePixelRatio)));
   canvas.width = columns;
   canvas.height = heat.ranks.length;
   const colour = heatColours();
@@ -61,8 +61,8 @@ const isAmong = (rank, ranges) =>
     return range && rank >= Number(first) && rank <= Number(last);
   });
 
-const frame = {}; // where the heat map is drawn, in pixels
-const timeToX = (unix) => frame.left + Math.max(0, Math.min(1, (unix - heat.start) / mapSecs)) * frame.width;
+const plot = {}; // where the heat map is drawn, in pixels
+const timeToX = (unix) => plot.left + Math.max(0, Math.min(1, (unix - heat.start) / mapSecs)) * plot.width;
 
 function drawOverview() {
   const svg = byId("heat-axes");
@@ -70,22 +70,22 @@ function drawOverview() {
   const rows = heat.ranks.length;
   const rowHeight = Math.max(2, Math.min(22, Math.floor(480 / rows)));
   const side = full > 620 ? 110 : 4; // for each rank's cost
-  Object.assign(frame, { left: 52, top: 20, width: full - 52 - side, height: rows * rowHeight, rowHeight });
-  blank(svg, full, frame.height + 66);
+  Object.assign(plot, { left: 52, top: 20, width: full - 52 - side, height: rows * rowHeight, rowHeight });
+  blank(svg, full, plot.height + 66);
   Object.assign(byId("heat").style, {
-    left: `${frame.left}px`,
-    top: `${frame.top}px`,
-    width: `${frame.width}px`,
-    height: `${frame.height}px`,
+    left: `${plot.left}px`,
+    top: `${plot.top}px`,
+    width: `${plot.width}px`,
+    height: `${plot.height}px`,
   });
   paintHeat();
-  const bottom = frame.top + frame.height;
+  const bottom = plot.top + plot.height;
   svg.append(
     draw("rect", {
-      x: frame.left - 0.5,
-      y: frame.top - 0.5,
-      width: frame.width + 1,
-      height: frame.height + 1,
+      x: plot.left - 0.5,
+      y: plot.top - 0.5,
+      width: plot.width + 1,
+      height: plot.height + 1,
       class: "frame",
     }),
   );
@@ -98,13 +98,13 @@ function drawOverview() {
   const free = [];
   for (const rank of new Set([...costliest, ...heat.ranks])) {
     const row = heat.ranks.indexOf(rank);
-    const y = frame.top + (row + 0.5) * rowHeight;
+    const y = plot.top + (row + 0.5) * rowHeight;
     if (row < 0 || free.some((other) => Math.abs(other - y) < 13)) continue;
     if (!costliest.includes(rank) && rowHeight < 12 && row % 16) continue;
     free.push(y);
     svg.append(
       label(
-        frame.left - 6,
+        plot.left - 6,
         y + 4,
         (worst && rank === worst.rank ? "▶ " : "") + rank,
         "end",
@@ -112,7 +112,7 @@ function drawOverview() {
       ),
     );
   }
-  for (const after of ticks(0, mapSecs, frame.width / 95)) {
+  for (const after of ticks(0, mapSecs, plot.width / 95)) {
     const x = timeToX(heat.start + after);
     svg.append(
       line(x, bottom, x, bottom + 9, "grid"),
@@ -120,8 +120,8 @@ function drawOverview() {
     );
   }
   svg.append(
-    label(frame.left + frame.width, bottom + 42, "time since the start →", "end"),
-    label(0, frame.top - 7, "rank"),
+    label(plot.left + plot.width, bottom + 42, "time since the start →", "end"),
+    label(0, plot.top - 7, "rank"),
   );
 
   if (side > 10) {
@@ -133,8 +133,8 @@ function drawOverview() {
       if (cost > 0)
         svg.append(
           box(
-            frame.left + frame.width + 8,
-            frame.top + row * rowHeight,
+            plot.left + plot.width + 8,
+            plot.top + row * rowHeight,
             (cost / most) * (side - 8),
             Math.max(1, rowHeight - 1),
             kind,
@@ -153,11 +153,11 @@ function drawOverview() {
         "✕",
         draw("title", {}, title),
       );
-    svg.append(mark(frame.top - 5, words));
+    svg.append(mark(plot.top - 5, words));
     if (rowHeight < 8) continue;
     heat.ranks.forEach((rank, row) => {
       if (isAmong(rank, failure.missing))
-        svg.append(mark(frame.top + (row + 0.5) * rowHeight + 5, `${rankName(rank)} was missing: ${words}`));
+        svg.append(mark(plot.top + (row + 0.5) * rowHeight + 5, `${rankName(rank)} was missing: ${words}`));
     });
   }
   svg.append(draw("g", { id: "heat-here" }));
@@ -170,20 +170,20 @@ function markChosen() {
   const group = byId("heat-here");
   if (!round || !group) return;
   const x = timeToX(round.at);
-  const bottom = frame.top + frame.height;
+  const bottom = plot.top + plot.height;
   group.replaceChildren(
-    line(x, frame.top, x, bottom + 6, "here"),
+    line(x, plot.top, x, bottom + 6, "here"),
     draw("path", { d: `M${x} ${bottom + 2}l5 9h-10z`, class: "handle" }),
   );
 }
 
 /** The rank and the bucket under the pointer. */
 function cellAt(event) {
-  const frame = byId("heat").getBoundingClientRect();
+  const box = byId("heat").getBoundingClientRect();
   const inside = (part, cells) => Math.max(0, Math.min(cells - 1, Math.floor(part * cells)));
   return {
-    row: inside((event.clientY - frame.top) / frame.height, heat.ranks.length),
-    bucket: inside((event.clientX - frame.left) / frame.width, buckets),
+    row: inside((event.clientY - box.top) / box.height, heat.ranks.length),
+    bucket: inside((event.clientX - box.left) / box.width, buckets),
   };
 }
 
