@@ -1,4 +1,4 @@
-"""The core's own tests on every other Python that the machine has; they need no torch."""
+"""The tests of the core and of the report on every other Python of the machine, without torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from tests.support.environments import ROOT, VirtualEnvironment, run
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 THIS_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
+REPORT = ROOT / "plugins" / "report"
+
 # What an environment is made from: it is made anew when one of these has changed.
-INGREDIENTS = ("pyproject.toml", "constraints.txt")
+INGREDIENTS = ("pyproject.toml", "plugins/report/pyproject.toml", "constraints.txt")
 
 
 def candidates(version: str) -> Iterator[Path]:
@@ -55,7 +57,9 @@ def environment_for(python: Path, version: str) -> VirtualEnvironment:
 
     if not stamp.exists() or stamp.read_text() != made_from.hexdigest():
         environment = VirtualEnvironment.create(environment.path, python)
-        environment.pip("install", "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[test]")
+        environment.pip(
+            "install", "-c", ROOT / "constraints.txt", "-e", f"{ROOT}[test]", "-e", REPORT
+        )
         stamp.write_text(made_from.hexdigest())
     return environment
 
@@ -70,7 +74,8 @@ def run_the_cores_tests(version: str) -> bool:
     # Its own cache folder is of no use: one would overwrite the other. The protocol's model takes
     # half a minute, and explores the same states on every Python.
     options = ("-q", "-p", "no:cacheprovider", "--ignore=tests/core/test_protocol_model.py")
-    run(environment.python, "-m", "pytest", *options, "tests/core", timeout=480)
+    tests = ("tests/core", REPORT / "tests")
+    run(environment.python, "-m", "pytest", *options, *tests, timeout=480)
     return True
 
 

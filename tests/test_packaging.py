@@ -20,15 +20,17 @@ PROJECTS = {
     "barrier-tcp-store": ROOT / "plugins" / "tcp_store",
     "barrier-dist-barrier": ROOT / "plugins" / "dist_barrier",
     "barrier-opentelemetry": ROOT / "plugins" / "opentelemetry",
+    "barrier-report": ROOT / "plugins" / "report",
 }
 PLUGINS = {
     "barrier-tcp-store": "tcp_store",
     "barrier-dist-barrier": "dist_barrier",
     "barrier-opentelemetry": "opentelemetry",
 }
+COMMANDS = {"barrier-report": "report"}
 
 every_distribution = pytest.mark.parametrize("distribution", PROJECTS)
-every_plugin = pytest.mark.parametrize("distribution", PLUGINS)
+every_plugin = pytest.mark.parametrize("distribution", [*PLUGINS, *COMMANDS])
 
 
 @dataclass(frozen=True)
@@ -157,11 +159,15 @@ def assert_is_lower_bound_met_by(requirement: Requirement, wheel: Wheel) -> None
 def test_every_plugin_is_among_those_that_are_built() -> None:
     folders = {path.parent for path in ROOT.glob("plugins/*/pyproject.toml")}
 
-    assert folders == {PROJECTS[distribution] for distribution in PLUGINS}
+    assert folders == {PROJECTS[distribution] for distribution in [*PLUGINS, *COMMANDS]}
 
 
-def test_the_core_does_not_require_torch(wheels: dict[str, Wheel]) -> None:
-    assert "torch" not in wheels["barrier-core"].requirements()
+def test_the_core_requires_neither_torch_nor_rich(wheels: dict[str, Wheel]) -> None:
+    assert wheels["barrier-core"].requirements().keys().isdisjoint({"rich", "torch"})
+
+
+def test_the_core_has_nothing_of_the_reports_page(wheels: dict[str, Wheel]) -> None:
+    assert not [name for name in wheels["barrier-core"].files if name.endswith((".html", ".js"))]
 
 
 def test_the_core_alone_is_imported_without_torch(
@@ -194,16 +200,24 @@ with create_barrier("local", global_rank=0, global_world_size=1) as barrier:
 """
 
 
-def test_the_core_alone_writes_traces_and_a_report_on_them(
-    core_alone: VirtualEnvironment, tmp_path: Path
+def test_the_core_alone_writes_the_traces_and_barrier_report_makes_a_page_of_them(
+    core_alone: VirtualEnvironment, wheels: dict[str, Wheel], tmp_path: Path
 ) -> None:
-    run("env", f"BARRIER_TRACE_DIR={tmp_path}", core_alone.python, "-c", ONE_ROUND, cwd=tmp_path)
-    run(core_alone.path / "bin" / "barrier", "report", tmp_path, cwd=tmp_path)
+    barrier = core_alone.path / "bin" / "barrier"
 
+    run("env", f"BARRIER_TRACE_DIR={tmp_path}", core_alone.python, "-c", ONE_ROUND, cwd=tmp_path)
+    before = run(barrier, "--help", cwd=tmp_path).stdout
+    core_alone.pip("install", "-c", ROOT / "constraints.txt", wheels["barrier-report"].path)
+    after = run(barrier, "--help", cwd=tmp_path).stdout
+    run(barrier, "report", tmp_path, cwd=tmp_path)
+    core_alone.pip("uninstall", "--yes", "barrier-report")
+
+    assert "pip install 'barrier-core[report]'" in before
+    assert "from barrier-report 0.1.0" in after
     assert "</html>" in (tmp_path / "report.html").read_text()
 
 
-@every_plugin
+@pytest.mark.parametrize("distribution", PLUGINS)
 def test_a_plugins_name_appears_when_it_is_installed_and_goes_when_it_is_uninstalled(
     core_alone: VirtualEnvironment, wheels: dict[str, Wheel], distribution: str, tmp_path: Path
 ) -> None:

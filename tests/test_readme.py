@@ -1,7 +1,7 @@
 """What the README and the other pages tell a reader to type works, as it is printed.
 
-The tutorials at the end of CONTRIBUTING.md are run by `test_observer_tutorial.py` and, step by
-step, by `test_new_plugin.py`.
+The tutorials at the end of CONTRIBUTING.md are run by `test_observer_tutorial.py`,
+`test_command_tutorial.py` and, step by step, by `test_new_plugin.py`.
 """
 
 from __future__ import annotations
@@ -329,12 +329,26 @@ print([name for name, _ in plugin_manager.list_name_plugin() if "opentelemetry" 
     assert output.strip() == "['observer opentelemetry']"
 
 
+def run_the_reports(snippet: Block, environment: dict[str, str], folder: Path) -> None:
+    """On the traces of a round that one rank went through alone."""
+    before = """
+from barrier_core import create_barrier
+
+with create_barrier("local", global_rank=0, global_world_size=1) as barrier:
+    barrier.execute_barrier()
+"""
+    run([sys.executable, "-c", before], {**environment, "BARRIER_TRACE_DIR": "traces"}, folder)
+
+    assert run([sys.executable, "-c", snippet.text], environment, folder) == "0 0.0\n"
+
+
 # What runs a snippet, by how it begins.
 SNIPPETS: dict[str, Callable[[Block, dict[str, str], Path], None]] = {
     "from barrier_core import BarrierConfig, create_barrier_from_config": run_the_readmes,
     "from barrier_core import create_barrier\n": run_the_file_barriers,
     "from torch_checkpointing.checkpoint_writer import": run_the_clients,
     "from barrier_opentelemetry import": run_the_opentelemetry_observers,
+    "from pathlib import Path\n\nfrom barrier_report import": run_the_reports,
 }
 
 

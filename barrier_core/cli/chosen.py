@@ -20,18 +20,6 @@ from barrier_core.options import check_seconds
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class FailedError(click.ClickException):
-    """Ends a command: what it was asked to do has failed."""
-
-    exit_code = 1
-
-
-class WrongUseError(click.ClickException):
-    """Ends a command: its command line, the config or the environment is wrong."""
-
-    exit_code = 2
-
-
 def choosing_options(command: F) -> F:
     """Add the options that choose a barrier: ``--config``, ``--type`` and ``--arg``."""
     for option in (

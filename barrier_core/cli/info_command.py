@@ -6,20 +6,13 @@ import inspect
 from typing import Any
 
 import click
-from rich.padding import Padding
-from rich.text import Text
 
-from barrier_core.cli.backends import Backend, one_backend
-from barrier_core.cli.output import plain, show, show_json, state_text
+from barrier_core.cli.exit_status import WrongUseError
+from barrier_core.cli.inventory import Backend, one_backend
+from barrier_core.cli.output import show, show_json
 from barrier_core.discovery.arguments import Option, options_of
 from barrier_core.discovery.registry import registry
 from barrier_core.errors import BarrierError
-
-
-class _CannotTellError(click.ClickException):
-    """The name stands for no backend, or for two, or what is installed cannot be searched."""
-
-    exit_code = 2
 
 
 @click.command("info")
@@ -29,13 +22,13 @@ class _CannotTellError(click.ClickException):
 def command(ctx: click.Context, barrier_type: str, as_json: bool) -> None:
     """Show one barrier TYPE and the options it takes.
 
-    The exit status is 0, 1 for a TYPE that is installed but broken, and 2 for one that cannot be
-    told of: it is unknown, two distributions claim it, or what is installed cannot be searched.
+    The exit status is 0; 1 if TYPE is installed but broken; and 2 if TYPE is unknown, two
+    distributions claim it, or what is installed cannot be searched.
     """
     try:
         backend = one_backend(registry, barrier_type)
     except BarrierError as error:
-        raise _CannotTellError(str(error)) from error
+        raise WrongUseError(str(error)) from error
     options = options_of(backend.loaded) if backend.loaded else []
     if as_json:
         show_json(
@@ -52,28 +45,21 @@ def command(ctx: click.Context, barrier_type: str, as_json: bool) -> None:
 
 def _show_backend(backend: Backend, options: list[Option]) -> None:
     origin = f"{backend.distribution} {backend.version}".strip() or "registered by hand"
-    show(Text.assemble((backend.name, "bold"), f"  ({origin})  ", state_text(backend)))
+    show(f"{click.style(backend.name, bold=True)}  ({origin})  {backend.styled_state}")
     if backend.reason:
-        show(plain(backend.reason))
+        show(backend.reason)
         return
     if _summary(backend):
-        show(plain(_summary(backend)))
+        show(_summary(backend))
     show()
-    show(plain("Capabilities: " + (", ".join(backend.capabilities) or "none declared")))
+    show("Capabilities: " + (", ".join(backend.capabilities) or "none declared"))
     show()
-    show(plain("Options:" if options else "It takes no options."))
+    show("Options:" if options else "It takes no options.")
     for option in options:
-        show(
-            Padding(
-                Text.assemble(
-                    (option.name, "bold"), ": ", (option.type_name, "cyan"), _default_text(option)
-                ),
-                (0, 0, 0, 2),
-                expand=False,
-            )
-        )
+        name, kind = click.style(option.name, bold=True), click.style(option.type_name, fg="cyan")
+        show(f"  {name}: {kind}{_default_text(option)}")
         if option.description:
-            show(Padding(plain(option.description), (0, 0, 0, 6), expand=False))
+            show(f"      {option.description}")
 
 
 def _default_text(option: Option) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import click
-from rich.table import Table
 
-from barrier_core.cli.backends import (
+from barrier_core.cli.inventory import (
     Backend,
     Observer,
     all_backends,
     all_observers,
     known_but_not_installed,
 )
-from barrier_core.cli.output import plain, show, show_json, state_text
+from barrier_core.cli.output import show, show_json, show_table
 from barrier_core.discovery.registry import registry
 
 
@@ -22,7 +21,7 @@ from barrier_core.discovery.registry import registry
 def command(as_json: bool, observers_only: bool) -> None:
     """List the barriers that are installed.
 
-    Each one is loaded, to tell whether it works. One that is broken is listed with the reason.
+    Each one is loaded, to see whether it works. A broken one is listed with the reason.
 
     The exit status is 0, and 1 if what is installed cannot be searched (stderr says why).
     """
@@ -31,52 +30,51 @@ def command(as_json: bool, observers_only: bool) -> None:
         if as_json:
             show_json([observer.as_json() for observer in observers])
         else:
-            show(_observer_table(observers))
+            _show_observers(observers)
         return
     backends = all_backends(registry)
     if as_json:
         show_json([backend.as_json() for backend in backends])
         return
-    show(_table(backends))
+    _show_backends(backends)
     for backend in backends:
         if backend.reason:
             show()
-            show(plain(f"{backend.name} is broken: {backend.reason}"))
+            show(f"{backend.name} is broken: {backend.reason}")
     hints = known_but_not_installed(registry)
     if hints:
         show()
     for name, distribution in hints.items():
-        show(plain(f"{name} is not installed: pip install {distribution}"))
+        show(f"{name} is not installed: pip install {distribution}")
     if observers:
         show()
-        show(_observer_table(observers))
+        _show_observers(observers)
 
 
-def _table(backends: list[Backend]) -> Table:
-    table = _empty_table("TYPE", "DISTRIBUTION", "STATE", "CAPABILITIES")
-    for backend in backends:
-        table.add_row(
-            plain(backend.name),
-            plain(f"{backend.distribution} {backend.version}".strip() or "(registered by hand)"),
-            state_text(backend),
-            plain(", ".join(backend.capabilities) or "-"),
-        )
-    return table
+def _show_backends(backends: list[Backend]) -> None:
+    show_table(
+        ("TYPE", "DISTRIBUTION", "STATE", "CAPABILITIES"),
+        [
+            (
+                backend.name,
+                f"{backend.distribution} {backend.version}".strip() or "(registered by hand)",
+                backend.styled_state,
+                ", ".join(backend.capabilities) or "-",
+            )
+            for backend in backends
+        ],
+    )
 
 
-def _observer_table(observers: list[Observer]) -> Table:
-    table = _empty_table("OBSERVER", "DISTRIBUTION", "STATE")
-    for observer in observers:
-        table.add_row(
-            plain(observer.name),
-            plain(f"{observer.distribution} {observer.version}".strip()),
-            plain(f"left out by {observer.left_out_by}" if observer.left_out_by else "used"),
-        )
-    return table
-
-
-def _empty_table(*headings: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
+def _show_observers(observers: list[Observer]) -> None:
+    show_table(
+        ("OBSERVER", "DISTRIBUTION", "STATE"),
+        [
+            (
+                observer.name,
+                f"{observer.distribution} {observer.version}".strip(),
+                f"left out by {observer.left_out_by}" if observer.left_out_by else "used",
+            )
+            for observer in observers
+        ],
+    )

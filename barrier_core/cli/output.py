@@ -1,22 +1,29 @@
-"""How the subcommands write: for people with rich, for programs as JSON."""
+"""How the subcommands write: text and tables for people, JSON for programs."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import click
 import msgspec
-from rich.console import Console, RenderableType
-from rich.text import Text
 
-from barrier_core.cli.backends import Backend
+_GAP = "  "
+_LEAST_ROOM = 20
+"""Columns that the last cell of a row has at least, however narrow the terminal is."""
 
 
-def show(what: RenderableType = "") -> None:
-    """Write to stdout: in colour and wrapped on a terminal, plainly into a pipe."""
-    console = Console(highlight=False, emoji=False)
-    # Into a pipe, a message goes on one line, where it can be searched for.
-    console.print(what, soft_wrap=isinstance(what, Text) and not console.is_terminal)
+def show(text: str = "") -> None:
+    """Write a line to stdout. A message stays on one line, where it can be searched for.
+
+    Styles are for terminals: they are left out of a pipe, unless ``FORCE_COLOR`` is set, and
+    everywhere if ``NO_COLOR`` is.
+    """
+    colour = False if os.environ.get("NO_COLOR") else bool(os.environ.get("FORCE_COLOR")) or None
+    click.echo(text, color=colour)
 
 
 def show_json(value: Any) -> None:
@@ -25,11 +32,47 @@ def show_json(value: Any) -> None:
     click.echo(msgspec.json.format(encoded, indent=2).decode())
 
 
-def plain(text: str, style: str = "") -> Text:
-    """Return a text in which square brackets mean square brackets."""
-    return Text(text, style)
+def show_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()
+) -> None:
+    """Write a table to stdout: on a terminal no wider than that, into a pipe as wide as it is."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in table_lines(headings, rows, right, width):
+        show(line)
 
 
-def state_text(backend: Backend) -> Text:
-    """Return a backend's state, green or red on a terminal."""
-    return Text(backend.state, "green" if backend.loaded else "bold red")
+def table_lines(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    right: Collection[str] = (),
+    width: int | None = None,
+) -> list[str]:
+    """Return the lines of a table, whose columns are aligned.
+
+    Args:
+        headings: One for each column.
+        rows: A cell for each column; cells may have styles.
+        right: The headings of the columns that are aligned to the right.
+        width: Where to break the cells of the last column, in characters; nowhere if None.
+    """
+    table = [[click.style(heading, bold=True) for heading in headings], *map(list, rows)]
+    widths = [max(map(_length, column)) for column in zip(*table, strict=True)]
+    indent = sum(widths[:-1]) + len(_GAP) * (len(widths) - 1)
+    lines = []
+    for row in table:
+        cells = [
+            " " * (size - _length(cell)) + cell
+            if heading in right
+            else cell + " " * (size - _length(cell))
+            for heading, cell, size in zip(headings, row, widths, strict=True)
+        ]
+        if width is not None and indent + _length(row[-1]) > width:
+            room = max(width - indent, _LEAST_ROOM)
+            cells[-1] = click.wrap_text(row[-1], room).replace("\n", "\n" + " " * indent)
+        lines += _GAP.join(cells).rstrip().split("\n")
+    return lines
+
+
+def _length(cell: str) -> int:
+    """Return how many characters are seen of a cell."""
+    return len(click.unstyle(cell))

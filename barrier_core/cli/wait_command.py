@@ -6,14 +6,8 @@ from pathlib import Path
 
 import click
 
-from barrier_core.cli.chosen import (
-    Chosen,
-    FailedError,
-    WrongUseError,
-    arrive,
-    choosing_options,
-    leave,
-)
+from barrier_core.cli.chosen import Chosen, arrive, choosing_options, leave
+from barrier_core.cli.exit_status import FailedError, WrongUseError
 from barrier_core.errors import BarrierConfigError, BarrierError, BarrierUsageError
 from barrier_core.options import check_name
 
@@ -28,7 +22,7 @@ class _InterruptedError(click.ClickException):
 
 @click.command("wait")
 @choosing_options
-@click.option("--tag", default="", help="What is waited for. It must be the same on all ranks.")
+@click.option("--tag", default="", help="Names the round. It must be the same on all ranks.")
 @click.option(
     "--timeout",
     "timeout_secs",
@@ -44,20 +38,20 @@ def command(
     tag: str,
     timeout_secs: float | None,
 ) -> None:
-    """Wait until every rank has come here.
+    """Wait until every rank has arrived.
 
     Every rank runs it, started by srun, torchrun or mpirun:
 
     \b
         srun barrier wait --config barrier.toml --tag setup-done --timeout 300
 
-    Who is late is told on stderr while it waits. Where rank 0 hosts the store, two in a row in a
-    script that each rank runs for itself need a port each: a fast rank can come to the second while
-    others still leave the first.
+    While it waits, it writes to stderr which ranks are missing. If rank 0 hosts the store, and a
+    script calls this twice in a row, give each call a port of its own: a fast rank can arrive at
+    the second barrier while others still leave the first.
 
     \b
     The exit status says what happened, and stderr says why:
-        0    all ranks have come
+        0    all ranks have arrived
         1    the round failed, for all ranks: the verdict is on stderr
         2    the command line, the config or the environment is wrong
         3    the barrier could not be set up

@@ -24,6 +24,7 @@ from barrier_core.errors import BarrierPluginError
 
 BACKENDS = "barriers"
 OBSERVERS = "barriers.observers"
+COMMANDS = "barriers.commands"
 
 # For each group, the variables that name the plugins to use, and those not to use.
 _ALLOW = {BACKENDS: "BARRIER_PLUGINS", OBSERVERS: "BARRIER_OBSERVERS"}
@@ -159,8 +160,10 @@ def load_plugin(plugin: FoundPlugin) -> object:
         entry_point = importlib_metadata.EntryPoint(plugin.name, plugin.value, plugin.group)
         loaded: object = entry_point.load()
     except (Exception, SystemExit) as error:  # a module that ends the process is broken, too
+        remedy = f"Repair or uninstall {plugin.distribution}"
+        if plugin.group in _BLOCK:
+            remedy += f", or block it with {_BLOCK[plugin.group]}={plugin.name}"
         raise BarrierPluginError(
-            f"{plugin} cannot be loaded: {type(error).__name__}: {error}. Repair or uninstall "
-            f"{plugin.distribution}, or block it with {_BLOCK[plugin.group]}={plugin.name}"
+            f"{plugin} cannot be loaded: {type(error).__name__}: {error}. {remedy}"
         ) from error
     return loaded

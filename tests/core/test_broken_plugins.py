@@ -8,7 +8,7 @@ import pytest
 
 from barrier_core import CONTRACT_VERSION, Barrier, BarrierPluginError, create_barrier
 from barrier_core.cli import list_command
-from barrier_core.cli.backends import all_backends
+from barrier_core.cli.inventory import all_backends
 from barrier_core.discovery.known_backends import CORE
 from barrier_core.discovery.registry import Registry
 from tests.core.conftest import WORKING_BACKEND, FailingFinder, Site

@@ -9,7 +9,7 @@ import pytest
 
 from barrier_core import BarrierConfigError, BarrierPluginError, UnknownBarrierTypeError
 from barrier_core.backends.local import LocalBarrier
-from barrier_core.cli.backends import all_backends
+from barrier_core.cli.inventory import all_backends
 from barrier_core.discovery.known_backends import CORE, OWN_NAMES
 from barrier_core.discovery.registry import Registry
 from barrier_core.hooks import new_manager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import weakref
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from barrier_core.plugin_api import (
     RankStatus,
     format_ranks,
     hookimpl,
+    tag_without_numbers,
 )
 
 SCOPE = "barrier_opentelemetry"
@@ -26,7 +26,6 @@ BUCKETS = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 600.
 MOST_PATTERNS = 100
 """Tag patterns that are told apart in one process; what comes later is counted together."""
 _THE_REST = "(other)"
-_NUMBER = re.compile(r"\d+(?:\.\d+)*")
 
 _Attributes = dict[str, str | int | float]
 
@@ -165,8 +164,8 @@ class OpenTelemetryObserver:
         span.end(_later(entry.wall_ns, waited_secs))
 
     def _pattern(self, tag: str) -> str:
-        """Return a tag with ``#`` for its numbers, of which there are few: ``save step=#``."""
-        pattern = _NUMBER.sub("#", tag)
+        """Return a tag without its numbers, or `_THE_REST` where there are too many of them."""
+        pattern = tag_without_numbers(tag)
         if pattern not in self._patterns:
             if len(self._patterns) >= MOST_PATTERNS:
                 return _THE_REST

@@ -1,0 +1,1 @@
+"""``barrier check``: the command, the ranks that it starts, and what they have measured."""

@@ -1,0 +1,1 @@
+"""``barrier new``: the command, and the templates of what it writes."""
