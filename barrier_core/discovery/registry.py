@@ -15,8 +15,8 @@ from barrier_core.discovery.finder import (
     BACKENDS,
     OBSERVERS,
     FoundPlugin,
-    Selection,
     find_plugins,
+    left_out_by,
     load_plugin,
 )
 from barrier_core.discovery.known_backends import CORE, KNOWN_BACKENDS, OWN_NAMES
@@ -112,7 +112,7 @@ class Registry:
             BarrierPluginError: The environment cannot be searched.
         """
         with self._lock:
-            return [found for found in self.installed() if self._objection(found) is None]
+            return [found for found in self.installed() if left_out_by(found) is None]
 
     def refresh(self) -> None:
         """Scan the environment again when next asked, and see modules that are new."""
@@ -128,10 +128,6 @@ class Registry:
                 for each in (BACKENDS, OBSERVERS):
                     self._installed[each] = [plugin for plugin in found if plugin.group == each]
             return self._installed[group]
-
-    def _objection(self, found: FoundPlugin) -> str | None:
-        """Return which list leaves a plugin out; None if none does."""
-        return Selection.of_environment(found.group).objection(found)
 
     def names(self) -> list[str]:
         """Return every name that can be asked for, sorted. Imports nothing."""
@@ -202,7 +198,7 @@ class Registry:
             BarrierPluginError: The environment cannot be searched.
         """
         with self._lock:
-            return [(found, self._objection(found)) for found in self._scan(OBSERVERS)]
+            return [(found, left_out_by(found)) for found in self._scan(OBSERVERS)]
 
     def load_observers(self, limit_secs: float = LIMIT_SECS) -> None:
         """Load the installed observers, each once; whatever is wrong with one is only logged.
@@ -250,7 +246,7 @@ class Registry:
         wanted = name.partition("@")[0]
         for found in self.installed():
             if name in (found.name, found.full_name) or found.name == wanted != name:
-                objection = self._objection(found)
+                objection = left_out_by(found)
                 if objection:
                     return f"{text}. {found.name!r} is installed, but {objection} leaves it out"
         if name in KNOWN_BACKENDS:
