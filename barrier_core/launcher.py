@@ -12,7 +12,7 @@ from barrier_core.this_process import host_name
 
 
 class _Launcher(NamedTuple):
-    """The environment variables in which one launcher tells a process who it is."""
+    """The environment variables in which one launcher says who a process is."""
 
     name: str
     rank: str

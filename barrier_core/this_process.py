@@ -1,9 +1,9 @@
-"""This process: on which host and boot it runs, and what becomes of its objects in a forked child.
+"""This process: its host and boot, and what becomes of its objects in a forked child.
 
 A forked child gets a copy of every object, and only one thread. A lock that another thread held
 stays locked there for ever, and a connection or a server is still its parent's. Two things help:
-`after_fork` starts an object afresh in the child, and `Owner` tells the child that the object is
-not its own.
+`after_fork` has an object start afresh in the child, and `Owner` says whether the object is this
+process's own.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Finding imports nothing. Results are sorted, so nothing depends on the order of 
 
 The environment says which backends may be used: ``BARRIER_PLUGINS`` has the comma-separated names
 of the only ones, ``BARRIER_PLUGINS_BLOCK`` of those not to use. Observers have lists of their own,
-``BARRIER_OBSERVERS`` and ``BARRIER_OBSERVERS_BLOCK``, as who chooses a backend says nothing about
-who may watch it. A name stands for all that claim it, ``name@distribution`` for one of them. What
-is left out is never imported.
+``BARRIER_OBSERVERS`` and ``BARRIER_OBSERVERS_BLOCK``, because the choice of a backend says nothing
+about observers. A name stands for all that claim it, ``name@distribution`` for one of them. What is
+left out is never imported.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class FoundPlugin(msgspec.Struct, frozen=True, order=True):
 
     @property
     def full_name(self) -> str:
-        """The name that tells apart those who claim one name: ``name@distribution``."""
+        """``name@distribution``, which differs where two distributions claim one name."""
         return f"{self.name}@{self.distribution}"
 
     def is_of(self, distribution: str) -> bool:

@@ -31,9 +31,9 @@ T = TypeVar("T", bound=type)
 class Registry:
     """Finds, loads and holds backends and observers.
 
-    Installed ones are found by their entry points and imported when asked for by name. What is
-    loaded or registered lives in a pluggy ``PluginManager`` under its name. What fails, a scan or
-    an import, is not remembered: the next call tries again.
+    Installed ones are found by their entry points, and imported when somebody asks for them by
+    name. What is loaded or registered is in a pluggy ``PluginManager`` under its name. A scan or an
+    import that fails is not remembered: the next call tries again.
 
     Args:
         manager: Where to hold them.
@@ -141,9 +141,9 @@ class Registry:
             return sorted(registered | {found.name for found in self.found()})
 
     def full_names(self) -> list[str]:
-        """Return what to ask for to get at every backend, sorted. Imports nothing.
+        """Return one name for every backend, sorted. Imports nothing.
 
-        It is ``name@distribution`` where the name alone stands for another backend, or for none.
+        It is ``name@distribution`` where the short name stands for another backend, or for none.
         """
         with self._lock:
             found = self.found()
@@ -169,7 +169,7 @@ class Registry:
             if fault:
                 raise BarrierPluginError(f"{found} cannot be used: {fault}")
             backend = _classify(found, load_plugin(found))
-            # Also asked for as name@distribution: pluggy holds a class under one name only.
+            # It may be, under its other name: pluggy holds a class under one name only.
             if not self._manager.is_registered(backend):
                 self._manager.register(backend, name)
             return backend
@@ -221,7 +221,7 @@ class Registry:
             for found in self.found()
             if found.name == name or (at and found.name == wanted and found.is_of(distribution))
         ]
-        # One that must not have this name is told so where nobody else has it.
+        # One that must not have this name is an error only where nobody else has the name.
         return [found for found in claims if not _fault_of_name(found)] or claims
 
     def _choose(self, name: str) -> FoundPlugin:

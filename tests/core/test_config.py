@@ -88,7 +88,7 @@ BAD_FILES: dict[str, tuple[str, bytes | None, list[str]]] = {
 
 
 @pytest.mark.parametrize(("name", "content", "fragments"), BAD_FILES.values(), ids=BAD_FILES)
-def test_a_bad_file_is_told_by_its_name_and_what_is_wrong(
+def test_a_bad_file_is_an_error_with_its_name_and_what_is_wrong(
     tmp_path: Path, name: str, content: bytes | None, fragments: list[str]
 ) -> None:
     path = tmp_path / name
@@ -152,7 +152,7 @@ def test_this_processs_environment_counts_unless_another_is_given(
     assert BarrierConfig.from_environment().barrier_args == {"timeout_secs": "5"}
 
 
-def test_a_bad_file_that_the_environment_names_is_told_with_the_variable(tmp_path: Path) -> None:
+def test_a_bad_file_that_the_environment_names_is_an_error_that_says_so(tmp_path: Path) -> None:
     environ = {"BARRIER_CONFIG": str(tmp_path / "absent.toml")}
 
     with pytest.raises(BarrierConfigError, match=r"absent\.toml \(named by BARRIER_CONFIG\) does"):

@@ -282,7 +282,7 @@ def test_without_a_launcher_no_barrier_is_made(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("globally")
 @pytest.mark.parametrize("asked", ["tcp_store", "tcp_stroe"])
-def test_a_known_backend_that_is_not_installed_is_told_with_the_command(asked: str) -> None:
+def test_a_known_backend_that_is_not_installed_is_an_error_with_the_command(asked: str) -> None:
     with pytest.raises(UnknownBarrierTypeError, match=r"pip install barrier-tcp-store$"):
         create_barrier(asked)
 

@@ -115,7 +115,7 @@ def test_the_long_form_of_a_name_claimed_once_is_the_same_class(
     assert registry.names() == ["alpha"]
 
 
-def test_the_distribution_of_a_name_is_told_without_importing_it(
+def test_the_distribution_of_a_name_is_known_without_importing_it(
     site: Site, registry: Registry
 ) -> None:
     site.install_backend("alpha")

@@ -1,4 +1,4 @@
-"""What this process is called, and what its forked children are told and asked."""
+"""What becomes of an object in a forked child; and the names of this host and its boot."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ from barrier_core.testing.rank_processes import RankProcesses, state, wait_until
 
 
 class Alone(Barrier):
-    """Waits for nobody; or does in the round what it is told to."""
+    """Waits for nobody; or raises in the round what it was given."""
 
     barrier_type: ClassVar[str] = "alone"
 
