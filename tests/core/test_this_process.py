@@ -37,10 +37,10 @@ parent = os.getpid()
 """
 
 
-def run(script: str) -> subprocess.CompletedProcess[str]:
+def run(script: str, prelude: str = PRELUDE) -> subprocess.CompletedProcess[str]:
     """Run a script in a process of its own, as a pytest that forks brings its threads with it."""
     return subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PRELUDE + script],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", prelude + script],
         capture_output=True,
         text=True,
         check=True,
@@ -131,16 +131,21 @@ def test_this_process_owns_what_it_made() -> None:
     assert Owner().is_this_process()
 
 
-def test_without_fork_nothing_is_called_and_nothing_fails() -> None:
-    script = """
-import importlib
-from barrier_core import this_process
-
+@forks
+def test_where_python_has_no_such_hook_nothing_is_called_and_nothing_fails() -> None:
+    script = (
+        """
+import logging, os, random, threading  # these take it for granted where there is a fork
 del os.register_at_fork
-importlib.reload(this_process).after_fork(lambda: print("called"))
 """
+        + PRELUDE
+        + """
+held = Held()
+in_a_child(lambda: print("the child", flush=True))
+"""
+    )
 
-    assert run(script).stdout == ""
+    assert run(script, prelude="").stdout.splitlines() == ["the child"]
 
 
 def test_processes_of_one_host_agree_on_its_names() -> None:
