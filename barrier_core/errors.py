@@ -32,7 +32,7 @@ class BarrierSetupError(BarrierError, RuntimeError):
 
 
 class RankConflictError(BarrierSetupError):
-    """This process may not join: its rank is taken, or it disagrees about the job's shape."""
+    """This process may not join: its rank is taken, or its job description differs."""
 
 
 class BarrierFailedError(BarrierError):

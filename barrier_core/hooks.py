@@ -1,6 +1,6 @@
 """What observers may listen to, and the pluggy manager that holds observers and backends.
 
-This floor lies below the contract because every barrier, however it was made, tells the observers.
+This module lies below the contract, because every barrier calls the observers, however it was made.
 """
 
 from __future__ import annotations
@@ -37,23 +37,24 @@ class ObserverSpec:
     """The hooks an observer can implement.
 
     All run on the rank's own threads, `barrier_waiting` on its second one: keep them short. What
-    they raise is logged, but a rank whose observer does not return from a hook is late, or hangs.
+    they raise is logged. A rank whose observer returns late from a hook is late, and a rank whose
+    observer does not return hangs.
 
     An installed observer is imported and constructed on a thread of its own, before the first
-    barrier is made; one that is not ready in time is left out. It may hear of a barrier that was
-    made before it, and a call that is interrupted may enter and neither exit nor fail.
+    barrier is made; one that is not ready in time is left out. An observer may hear of a barrier
+    that was made before it. A call that is interrupted may enter and neither exit nor fail.
     """
 
     @hookspec
     def barrier_created(self, barrier: ObservedBarrier) -> None:
-        """Tell that a barrier has been made by ``create_barrier``."""
+        """Called when ``create_barrier`` has made a barrier."""
 
     @hookspec
     def barrier_enter(self, barrier: ObservedBarrier, round: int, tag: str) -> None:
-        """Tell that this rank is about to arrive.
+        """Called when this rank is about to arrive.
 
-        After an interrupted call, the number may be one too high: exit and failure have the right
-        one.
+        After an interrupted call, ``round`` may be one too high. `barrier_exit` and
+        `barrier_failed` have the right number.
         """
 
     @hookspec
@@ -66,7 +67,9 @@ class ObserverSpec:
         missing: tuple[RankStatus, ...],
         reporter: bool,
     ) -> None:
-        """Tell who is missing, after ``warn_after_secs`` and then at widening intervals.
+        """Called after ``warn_after_secs`` of waiting, and then at widening intervals.
+
+        ``missing`` has the ranks that have not arrived, ``waited_secs`` the seconds so far.
 
         ``reporter`` is true on one of the waiting ranks only: the one that should write to a log
         which all ranks share.
@@ -76,26 +79,26 @@ class ObserverSpec:
     def barrier_exit(
         self, barrier: ObservedBarrier, round: int, tag: str, waited_secs: float
     ) -> None:
-        """Tell that the round has passed."""
+        """Called when the round has passed; ``waited_secs`` is this rank's wait in seconds."""
 
     @hookspec
     def barrier_failed(
         self, barrier: ObservedBarrier, round: int, tag: str, error: BarrierError
     ) -> None:
-        """Tell that the round is broken; ``error`` is what the caller gets."""
+        """Called when the round is broken; ``error`` is what the caller gets."""
 
     @hookspec
     def barrier_closed(self, barrier: ObservedBarrier) -> None:
-        """Tell that the barrier has been closed."""
+        """Called when the barrier has been closed."""
 
 
 class ObserverManager(pluggy.PluginManager):
-    """A pluggy manager that knows the observer hooks, and whether a round has listeners."""
+    """A pluggy manager with the observer hooks; it knows whether anyone listens to rounds."""
 
     def __init__(self) -> None:
         super().__init__(PROJECT)
         self.rounds_are_observed = False
-        """Kept, since every round asks, and few are observed."""
+        """Stored, because every round asks, and few rounds are observed."""
         self.add_hookspecs(ObserverSpec)
 
     def register(self, plugin: object, name: str | None = None) -> str | None:
@@ -126,10 +129,10 @@ plugin_manager = new_manager()
 
 
 def notify(hook_name: str, **event: Any) -> None:
-    """Call every observer of a hook; one that raises is logged, and stops nothing and nobody.
+    """Call every observer of a hook. What one raises is logged, and the others are still called.
 
-    Observers are called one by one rather than through the pluggy hook, where the first that
-    raises would hide the event from the rest.
+    Observers are called one by one and not through the pluggy hook, where the first that raises
+    would hide the event from the rest.
     """
     for impl in getattr(plugin_manager.hook, hook_name).get_hookimpls():
         try:

@@ -8,45 +8,32 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from barrier_core.errors import BarrierConfigError
+from barrier_core.this_process import host_name
 
 
 class _Launcher(NamedTuple):
-    """The environment variables in which one launcher tells a process who it is."""
+    """The environment variables in which one launcher says who a process is."""
 
     name: str
     rank: str
     world_size: str
-    local_rank: str
-    local_world_size: str
 
 
 # In order of precedence: torchrun started by srun or mpirun sees the variables of both, and the
 # innermost launcher is the one that started this process.
 _LAUNCHERS = (
-    _Launcher("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    _Launcher(
-        "Open MPI",
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-        "OMPI_COMM_WORLD_LOCAL_SIZE",
-    ),
-    _Launcher("MPICH/PMI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    _Launcher("torchrun", "RANK", "WORLD_SIZE"),
+    _Launcher("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    _Launcher("MPICH/PMI", "PMI_RANK", "PMI_SIZE"),
     # The size of the step, not of the allocation: inside one job, srun may start fewer tasks.
-    _Launcher("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", ""),
-    _Launcher("Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", ""),
+    _Launcher("Slurm", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    _Launcher("Slurm", "SLURM_PROCID", "SLURM_NTASKS"),
 )
-
-
-def _this_host() -> str:
-    import socket  # here, as it is a tenth of what importing the core costs
-
-    return socket.gethostname()
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """One process's place in the job.
+    """Who one process is in the job.
 
     Raises:
         BarrierConfigError: The rank is not in ``[0, global_world_size)``, or the world size is
@@ -55,23 +42,21 @@ class RankInfo:
 
     global_rank: int
     global_world_size: int
-    local_rank: int | None = None
-    """Place among the processes of this host, where the launcher says so."""
-    local_world_size: int | None = None
-    """Number of processes on this host, where the launcher says so."""
     generation: str = "0"
     """Changes whenever the launcher restarts the whole job."""
-    host: str = field(default_factory=_this_host)
+    host: str = field(default_factory=host_name)
     pid: int = field(default_factory=os.getpid)
 
     def __post_init__(self) -> None:
-        _check_place("global_rank", self.global_rank, "global_world_size", self.global_world_size)
-        if self.local_rank is not None and self.local_world_size is not None:
-            _check_place("local_rank", self.local_rank, "local_world_size", self.local_world_size)
-        if self.local_world_size is not None and self.local_world_size > self.global_world_size:
+        rank, size = self.global_rank, self.global_world_size
+        for name, value in (("global_rank", rank), ("global_world_size", size)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise BarrierConfigError(f"{name}={value!r} must be a whole number")
+        if size < 1:
+            raise BarrierConfigError(f"global_world_size={size} must be at least 1")
+        if not 0 <= rank < size:
             raise BarrierConfigError(
-                f"local_world_size={self.local_world_size} is more than "
-                f"global_world_size={self.global_world_size}: one of the two is wrong"
+                f"global_rank={rank} must be between 0 and {size - 1} (global_world_size={size})"
             )
 
     @classmethod
@@ -101,9 +86,7 @@ class RankInfo:
 
     @classmethod
     def _from_launcher(cls, launcher: _Launcher, environ: Mapping[str, str]) -> RankInfo:
-        def read(name: str) -> int | None:
-            if name not in environ:
-                return None
+        def read(name: str) -> int:
             try:
                 return int(environ[name])
             except ValueError:
@@ -113,16 +96,8 @@ class RankInfo:
                 ) from None
 
         rank, world_size = read(launcher.rank), read(launcher.world_size)
-        assert rank is not None  # the caller has looked
-        assert world_size is not None
         try:
-            return cls(
-                global_rank=rank,
-                global_world_size=world_size,
-                local_rank=read(launcher.local_rank),
-                local_world_size=read(launcher.local_world_size),
-                generation=generation_from_environment(environ),
-            )
+            return cls(rank, world_size, generation=generation_from_environment(environ))
         except BarrierConfigError as error:
             raise BarrierConfigError(
                 f"{launcher.name}'s environment variables contradict each other "
@@ -138,15 +113,3 @@ def generation_from_environment(environ: Mapping[str, str] | None = None) -> str
         if environ.get(variable):
             return environ[variable]
     return "0"
-
-
-def _check_place(rank_name: str, rank: int, size_name: str, size: int) -> None:
-    for name, value in ((rank_name, rank), (size_name, size)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise BarrierConfigError(f"{name}={value!r} must be a whole number")
-    if size < 1:
-        raise BarrierConfigError(f"{size_name}={size} must be at least 1")
-    if not 0 <= rank < size:
-        raise BarrierConfigError(
-            f"{rank_name}={rank} must be between 0 and {size - 1} ({size_name}={size})"
-        )

@@ -35,7 +35,7 @@ Generation = Annotated[
     Meta(description="changes when the whole job restarts; from the launcher if not given"),
 ]
 HeartbeatSecs = Annotated[
-    float, Meta(description="seconds between signs of life; 0: none, dead ranks are found by pid")
+    float, Meta(description="seconds between heartbeats; 0: none, dead ranks are found by pid")
 ]
 ProgressExtendsDeadline = Annotated[
     bool, Meta(description="count the hard limit from the late ranks' last reported progress")
@@ -71,7 +71,7 @@ def check_name(what: str, name: str) -> None:
         BarrierConfigError: It cannot.
     """
     try:
-        # Bytes, not characters: TCPStore's server hangs up on a key of more than 8,192.
+        # Bytes, not characters: TCPStore's server closes the connection at a key of over 8,192.
         usable = len(name.encode()) <= _LONGEST_NAME
     except (AttributeError, UnicodeEncodeError):  # no text, or one with half a surrogate
         usable = False

@@ -48,6 +48,16 @@ from barrier_core.errors import (
 )
 from barrier_core.hooks import ObservedBarrier, hookimpl, plugin_manager
 from barrier_core.launcher import RankInfo
+from barrier_core.observers.trace_format import (
+    SUFFIX,
+    TRACE_FORMAT,
+    BarrierStart,
+    ClockReading,
+    FailedRound,
+    Line,
+    PassedRound,
+    TraceStart,
+)
 from barrier_core.options import (
     DEFAULT_HEARTBEAT_SECS,
     DEFAULT_LINGER_SECS,
@@ -65,6 +75,7 @@ from barrier_core.options import (
     check_name,
     check_seconds,
 )
+from barrier_core.tags import tag_without_numbers
 from barrier_core.verdict import RankState, RankStatus, Verdict, VerdictKind, format_ranks
 
 __all__ = [
@@ -76,6 +87,8 @@ __all__ = [
     "DEFAULT_TIMEOUT_SECS",
     "DEFAULT_WARN_AFTER_SECS",
     "ROUND_DIGITS",
+    "SUFFIX",
+    "TRACE_FORMAT",
     "Barrier",
     "BarrierConfigError",
     "BarrierConnectionError",
@@ -84,19 +97,24 @@ __all__ = [
     "BarrierPluginError",
     "BarrierPrefix",
     "BarrierSetupError",
+    "BarrierStart",
     "BarrierTimeoutError",
     "BarrierUsageError",
     "BrokenBarrierError",
     "Capability",
+    "ClockReading",
     "Connect",
+    "FailedRound",
     "Generation",
     "GlobalRank",
     "GlobalWorldSize",
     "HeartbeatSecs",
     "Joining",
+    "Line",
     "LingerSecs",
     "Meta",
     "ObservedBarrier",
+    "PassedRound",
     "ProgressExtendsDeadline",
     "RankConflictError",
     "RankInfo",
@@ -109,6 +127,7 @@ __all__ = [
     "StoreClient",
     "StoreLostError",
     "TimeoutSecs",
+    "TraceStart",
     "Verdict",
     "VerdictKind",
     "WarnAfterSecs",
@@ -119,4 +138,5 @@ __all__ = [
     "format_ranks",
     "hookimpl",
     "plugin_manager",
+    "tag_without_numbers",
 ]

@@ -4,9 +4,9 @@ Finding imports nothing. Results are sorted, so nothing depends on the order of 
 
 The environment says which backends may be used: ``BARRIER_PLUGINS`` has the comma-separated names
 of the only ones, ``BARRIER_PLUGINS_BLOCK`` of those not to use. Observers have lists of their own,
-``BARRIER_OBSERVERS`` and ``BARRIER_OBSERVERS_BLOCK``, as who chooses a backend says nothing about
-who may watch it. A name stands for all that claim it, ``name@distribution`` for one of them. What
-is left out is never imported.
+``BARRIER_OBSERVERS`` and ``BARRIER_OBSERVERS_BLOCK``, because the choice of a backend says nothing
+about observers. A name stands for all that claim it, ``name@distribution`` for one of them. What is
+left out is never imported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import importlib_metadata
@@ -50,7 +50,7 @@ class FoundPlugin(msgspec.Struct, frozen=True, order=True):
 
     @property
     def full_name(self) -> str:
-        """The name that tells apart those who claim one name: ``name@distribution``."""
+        """``name@distribution``, which differs where two distributions claim one name."""
         return f"{self.name}@{self.distribution}"
 
     def is_of(self, distribution: str) -> bool:
@@ -58,45 +58,26 @@ class FoundPlugin(msgspec.Struct, frozen=True, order=True):
         return _normalized(self.distribution) == _normalized(distribution)
 
 
-class Selection(msgspec.Struct, frozen=True):
-    """Which plugins may be used.
+def left_out_by(plugin: FoundPlugin) -> str | None:
+    """Return the setting that leaves a plugin out, as in ``BARRIER_PLUGINS=local``; None if none.
 
-    Args:
-        allow: Names of the only ones to use; all if None.
-        block: Names of those not to use.
-        allow_source: What messages call the first list.
-        block_source: What messages call the second.
+    The environment is read at each call.
     """
+    names = {plugin.name, plugin.full_name}
+    allow, block = _ALLOW[plugin.group], _BLOCK[plugin.group]
+    blocked = _names_in(block)
+    if not names.isdisjoint(blocked):
+        return f"{block}={','.join(sorted(blocked))}"
+    allowed = _names_in(allow)
+    # An empty list leaves out nothing, or "BARRIER_PLUGINS= ./train" would turn off all backends.
+    if allowed and names.isdisjoint(allowed):
+        return f"{allow}={','.join(sorted(allowed))}"
+    return None
 
-    allow: frozenset[str] | None = None
-    block: frozenset[str] = frozenset()
-    allow_source: str = "allow"
-    block_source: str = "block"
 
-    @classmethod
-    def of_environment(cls, group: str, environ: Mapping[str, str] | None = None) -> Selection:
-        """Read the lists for a group of plugins from the environment."""
-        environ = os.environ if environ is None else environ
-        allow, block = (
-            frozenset(_names(environ.get(variable, "").split(",")))
-            for variable in (_ALLOW[group], _BLOCK[group])
-        )
-        # An empty variable is no list, or "BARRIER_PLUGINS= ./train" would turn off all backends.
-        return cls(allow or None, block, _ALLOW[group], _BLOCK[group])
-
-    @classmethod
-    def of_names(cls, allow: Iterable[str] | None, block: Iterable[str]) -> Selection:
-        """Take the lists from code."""
-        return cls(None if allow is None else frozenset(_names(allow)), frozenset(_names(block)))
-
-    def objection(self, plugin: FoundPlugin) -> str | None:
-        """Return what leaves a plugin out, as in ``BARRIER_PLUGINS=local``; None if nothing."""
-        names = {plugin.name, plugin.full_name}
-        if not names.isdisjoint(self.block):
-            return f"{self.block_source}={','.join(sorted(self.block))}"
-        if self.allow is not None and names.isdisjoint(self.allow):
-            return f"{self.allow_source}={','.join(sorted(self.allow))}"
-        return None
+def _names_in(variable: str) -> set[str]:
+    names = (name.strip() for name in os.environ.get(variable, "").split(","))
+    return {name for name in names if name}
 
 
 def find_plugins(*groups: str) -> list[FoundPlugin]:
@@ -144,10 +125,6 @@ def _name_and_version(distribution: Any) -> tuple[str, str]:  # its class differ
 
 def _normalized(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
-def _names(names: Iterable[str]) -> Iterator[str]:
-    return (name.strip() for name in names if name.strip())
 
 
 def load_plugin(plugin: FoundPlugin) -> object:

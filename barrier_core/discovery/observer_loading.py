@@ -1,4 +1,9 @@
-"""Installed observers: imported and constructed so that none can break a barrier or hold it up."""
+"""Installed observers: imported and constructed so that none can break a barrier or hold it up.
+
+Each is made on a thread of its own, since nothing else bounds the time of somebody else's code: an
+import takes no timeout, a signal reaches the main thread only and is the user's to handle, and a
+process of its own could not hand the observer over. A thread that hangs is left behind.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from collections.abc import Iterable
 import pluggy
 
 from barrier_core.discovery.finder import FoundPlugin, load_plugin
+from barrier_core.errors import BarrierPluginError
 from barrier_core.hooks import new_manager
 
 logger = logging.getLogger("barrier_core")
@@ -20,74 +26,72 @@ may need seconds for an import, and a hang costs a process this once."""
 
 
 class InstalledObservers:
-    """Loads installed observers, each once, and registers them.
+    """Makes installed observers, each once, and registers them.
 
     Args:
         manager: Where to register them.
-        lock: Guards the manager. Never held while an observer's code runs.
+        lock: Guards the manager. Never held while an observer is imported or constructed.
     """
 
     def __init__(self, manager: pluggy.PluginManager, lock: threading.RLock) -> None:
         self._manager = manager
         self._lock = lock
-        self._observing: set[FoundPlugin] = set()
-        self._loading: dict[FoundPlugin, _Loading] = {}
+        self._registered: set[FoundPlugin] = set()
+        self._being_made: dict[FoundPlugin, _Making] = {}
 
     def load(self, wanted: Iterable[FoundPlugin], limit_secs: float) -> None:
         """Load what is not loaded yet; whatever is wrong with one is logged. See `Registry`."""
         # One after the other: two imports at once may each need what the other has half done.
         for found in wanted:
-            loading = self._start(found, limit_secs)
-            if loading is not None:
-                loading.wait()
-                self._settle(loading)
+            try:
+                making = self._making_of(found, limit_secs)
+                if making is not None:
+                    making.wait()
+                    self._register(making)
+            except Exception:
+                logger.exception("the observer of %s is left out", found)
 
-    def _start(self, found: FoundPlugin, limit_secs: float) -> _Loading | None:
-        """Return the loading of an observer, new or under way; None if there is nothing to do."""
+    def _making_of(self, found: FoundPlugin, limit_secs: float) -> _Making | None:
+        """Return the making of an observer, new or under way; None if there is nothing to do."""
         with self._lock:
-            if found in self._observing or self._is_replaced(found):
+            if found in self._registered or self._is_replaced(found):
                 return None
-            if found not in self._loading:
-                try:
-                    self._loading[found] = _Loading(found, limit_secs)
-                except RuntimeError:  # no thread can be started, as the interpreter is ending
-                    logger.exception("the observer of %s is left out", found)
-                    return None
-            return self._loading[found]
+            if found not in self._being_made:
+                self._being_made[found] = _Making(found, limit_secs)
+            return self._being_made[found]
 
     def _is_replaced(self, found: FoundPlugin) -> bool:
         """Whether the user has registered an observer of their own under this one's name."""
         return self._manager.has_plugin(_name(found)) and all(
-            other.name != found.name for other in self._observing
+            other.name != found.name for other in self._registered
         )
 
-    def _settle(self, loading: _Loading) -> None:
-        """Register an observer that is ready, or say why there is none."""
-        found = loading.found
+    def _register(self, making: _Making) -> None:
+        """Register an observer that is ready; warn once about one that takes too long.
+
+        Raises:
+            BarrierPluginError: Its code raised something; the cause is chained.
+            ValueError: The name is taken, or the observer is registered under another one.
+        """
+        found = making.found
         with self._lock:
-            if self._loading.get(found) is not loading:
+            if self._being_made.get(found) is not making:
                 return  # another thread has waited for it, too
-            if not loading.ready:
-                if not loading.overdue:
-                    loading.overdue = True
-                    logger.warning(
-                        "the observer of %s is left out: it takes too long to be made. Barriers "
-                        "that are made once it is ready use it; if it hangs, block it with "
-                        "BARRIER_OBSERVERS_BLOCK=%s",
-                        found,
-                        found.name,
-                    )
-                return
-            del self._loading[found]
-            if loading.error is not None:
-                logger.error("the observer of %s is left out", found, exc_info=loading.error)
-                return
-            try:
-                self._manager.register(loading.observer, _name(found))
-            except ValueError:  # the name is taken, or the observer registered under another one
-                logger.exception("the observer of %s is left out", found)
-                return
-            self._observing.add(found)
+            if making.ready:
+                del self._being_made[found]
+                if making.error is not None:
+                    raise BarrierPluginError(f"{found} cannot be made") from making.error
+                self._manager.register(making.observer, _name(found))
+                self._registered.add(found)
+            elif not making.warned:
+                making.warned = True
+                logger.warning(
+                    "the observer of %s is left out: it takes too long to be made. Barriers that "
+                    "are made once it is ready use it; if it hangs, block it with "
+                    "BARRIER_OBSERVERS_BLOCK=%s",
+                    found,
+                    found.name,
+                )
 
 
 def _name(found: FoundPlugin) -> str:
@@ -95,22 +99,21 @@ def _name(found: FoundPlugin) -> str:
     return f"observer {found.name}"
 
 
-class _Loading:
+class _Making:
     """One observer that is being imported and constructed, on a thread of its own.
 
-    Whatever its code raises is kept here, and a hang holds no lock of ours. It only makes the
-    observer: whoever waited registers it, so that an observer which is ready late never begins in
-    the middle of a round.
+    The thread registers nothing: whoever waited does, so that an observer which is ready late never
+    begins in the middle of a round.
 
-    In a forked child the thread does not exist, and the observer is never ready. It is not tried
-    again there: the module that was being imported is locked for good.
+    A forked child does not have the thread. There the observer is never ready, and nobody tries
+    again: the module that was being imported is locked for good.
 
     Args:
         found: What to load.
         limit_secs: How long, in seconds from now, `wait` waits at most.
 
     Raises:
-        RuntimeError: No thread can be started.
+        RuntimeError: No thread can be started, as the interpreter is ending.
     """
 
     def __init__(self, found: FoundPlugin, limit_secs: float) -> None:
@@ -120,11 +123,11 @@ class _Loading:
         """What its code raised; one that wants to end the process is broken like any other."""
         self.ready = False
         """Whether `observer` or `error` is set. Why this is safe: it is set last."""
-        self.overdue = False
-        """Whether the user has been told that it takes too long."""
+        self.warned = False
+        """Whether the log says that it takes too long."""
         self._deadline = time.monotonic() + limit_secs
         self._thread = threading.Thread(
-            target=self._run, name=f"barrier-observer-{found.name}", daemon=True
+            target=self._make, name=f"barrier-observer-{found.name}", daemon=True
         )
         self._thread.start()
 
@@ -133,7 +136,7 @@ class _Loading:
         if threading.current_thread() is not self._thread:  # its own code may make a barrier
             self._thread.join(max(self._deadline - time.monotonic(), 0.0))
 
-    def _run(self) -> None:
+    def _make(self) -> None:
         try:
             observer = load_plugin(self.found)
             if isinstance(observer, type):

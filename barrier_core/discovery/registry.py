@@ -15,8 +15,8 @@ from barrier_core.discovery.finder import (
     BACKENDS,
     OBSERVERS,
     FoundPlugin,
-    Selection,
     find_plugins,
+    left_out_by,
     load_plugin,
 )
 from barrier_core.discovery.known_backends import CORE, KNOWN_BACKENDS, OWN_NAMES
@@ -31,9 +31,9 @@ T = TypeVar("T", bound=type)
 class Registry:
     """Finds, loads and holds backends and observers.
 
-    Installed ones are found by their entry points and imported when asked for by name. What is
-    loaded or registered lives in a pluggy ``PluginManager`` under its name. What fails, a scan or
-    an import, is not remembered: the next call tries again.
+    Installed ones are found by their entry points, and imported when somebody asks for them by
+    name. What is loaded or registered is in a pluggy ``PluginManager`` under its name. A scan or an
+    import that fails is not remembered: the next call tries again.
 
     Args:
         manager: Where to hold them.
@@ -112,7 +112,7 @@ class Registry:
             BarrierPluginError: The environment cannot be searched.
         """
         with self._lock:
-            return [found for found in self.installed() if self._objection(found) is None]
+            return [found for found in self.installed() if left_out_by(found) is None]
 
     def refresh(self) -> None:
         """Scan the environment again when next asked, and see modules that are new."""
@@ -129,10 +129,6 @@ class Registry:
                     self._installed[each] = [plugin for plugin in found if plugin.group == each]
             return self._installed[group]
 
-    def _objection(self, found: FoundPlugin) -> str | None:
-        """Return which list leaves a plugin out; None if none does."""
-        return Selection.of_environment(found.group).objection(found)
-
     def names(self) -> list[str]:
         """Return every name that can be asked for, sorted. Imports nothing."""
         with self._lock:
@@ -145,9 +141,9 @@ class Registry:
             return sorted(registered | {found.name for found in self.found()})
 
     def full_names(self) -> list[str]:
-        """Return what to ask for to get at every backend, sorted. Imports nothing.
+        """Return one name for every backend, sorted. Imports nothing.
 
-        It is ``name@distribution`` where the name alone stands for another backend, or for none.
+        It is ``name@distribution`` where the short name stands for another backend, or for none.
         """
         with self._lock:
             found = self.found()
@@ -173,7 +169,7 @@ class Registry:
             if fault:
                 raise BarrierPluginError(f"{found} cannot be used: {fault}")
             backend = _classify(found, load_plugin(found))
-            # Also asked for as name@distribution: pluggy holds a class under one name only.
+            # It may be, under its other name: pluggy holds a class under one name only.
             if not self._manager.is_registered(backend):
                 self._manager.register(backend, name)
             return backend
@@ -202,7 +198,7 @@ class Registry:
             BarrierPluginError: The environment cannot be searched.
         """
         with self._lock:
-            return [(found, self._objection(found)) for found in self._scan(OBSERVERS)]
+            return [(found, left_out_by(found)) for found in self._scan(OBSERVERS)]
 
     def load_observers(self, limit_secs: float = LIMIT_SECS) -> None:
         """Load the installed observers, each once; whatever is wrong with one is only logged.
@@ -225,7 +221,7 @@ class Registry:
             for found in self.found()
             if found.name == name or (at and found.name == wanted and found.is_of(distribution))
         ]
-        # One that must not have this name is told so where nobody else has it.
+        # One that must not have this name is an error only where nobody else has the name.
         return [found for found in claims if not _fault_of_name(found)] or claims
 
     def _choose(self, name: str) -> FoundPlugin:
@@ -250,7 +246,7 @@ class Registry:
         wanted = name.partition("@")[0]
         for found in self.installed():
             if name in (found.name, found.full_name) or found.name == wanted != name:
-                objection = self._objection(found)
+                objection = left_out_by(found)
                 if objection:
                     return f"{text}. {found.name!r} is installed, but {objection} leaves it out"
         if name in KNOWN_BACKENDS:

@@ -1,4 +1,4 @@
-"""Says in the log, while a round waits, who it waits for."""
+"""Logs which ranks a round waits for, while it waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class LogObserver:
     """Writes one line when a round has waited for ``warn_after_secs``, and at widening intervals.
 
     One rank writes for all, so that a job of 512 ranks logs one line and not 511. On by default;
-    ``logging.getLogger("barrier_core")`` is the place to turn it down.
+    ``logging.getLogger("barrier_core")`` sets its level.
     """
 
     @hookimpl

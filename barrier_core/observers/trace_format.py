@@ -45,7 +45,7 @@ class TraceStart(msgspec.Struct, frozen=True, array_like=True, tag="trace"):
     share."""
     started_ns: _Nanoseconds
     """Wall-clock time of the first line that this process wrote for this rank: with host, pid and
-    rank, it tells which files belong together."""
+    rank, it says which files belong together."""
     before: _Number
     """Number of rounds that the process has had before, in older files or lost."""
 

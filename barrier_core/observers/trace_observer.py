@@ -27,6 +27,7 @@ from barrier_core.observers.trace_format import (
     PassedRound,
     TraceStart,
 )
+from barrier_core.this_process import after_fork, boot_id, namespace_id
 from barrier_core.verdict import format_ranks
 
 logger = logging.getLogger("barrier_core")
@@ -35,8 +36,8 @@ DEFAULT_MAX_BYTES = 64 * 2**20
 """A round takes 60 bytes: about a million rounds of each rank are kept."""
 _MIN_MAX_BYTES = 64 * 2**10
 _LONGEST_MESSAGE = 4000  # characters
-_READ_CLOCKS_EVERY_NS = 30 * 10**9
-_RETRY_AFTER_NS = 60 * 10**9
+READ_CLOCKS_EVERY_NS = 30 * 10**9
+RETRY_AFTER_NS = 60 * 10**9
 
 
 class TraceObserver:
@@ -69,13 +70,13 @@ class TraceObserver:
         self._files: dict[int, _TraceFile] = {}
         self._made: Counter[tuple[str, str, str, int]] = Counter()
         self._numbered = 0
-        self._pid = os.getpid()
         self._lock = threading.RLock()
+        after_fork(self._forget_the_parent)
 
     @hookimpl
     def barrier_created(self, barrier: Barrier) -> None:
         """Count it, although this rank may never arrive there."""
-        if isinstance(barrier, Barrier):  # a class of torch's own contract tells of no rounds
+        if isinstance(barrier, Barrier):  # a class of torch's own contract reports no rounds
             self._trace_of(barrier)
 
     @hookimpl
@@ -123,24 +124,22 @@ class TraceObserver:
             file.close()
 
     def _trace_of(self, barrier: Barrier) -> _Traced:
-        if self._pid != os.getpid():
-            self._forget_the_parent()
         traced = self._traced.get(barrier)
         if traced is not None:
             return traced
         with self._lock:
             if barrier in self._traced:
                 return self._traced[barrier]
-            place = barrier.rank_info
+            rank_info = barrier.rank_info
             # What a backend of others sets them to need not be text.
             barrier_type, prefix, generation = map(
                 str, (barrier.barrier_type, barrier.barrier_prefix, barrier.generation)
             )
-            key = (barrier_type, prefix, generation, place.global_rank)
-            file = self._files.get(place.global_rank)
+            key = (barrier_type, prefix, generation, rank_info.global_rank)
+            file = self._files.get(rank_info.global_rank)
             if file is None:
-                file = self._files[place.global_rank] = _TraceFile(
-                    self._directory, self._max_bytes, place.global_rank, place.host
+                file = self._files[rank_info.global_rank] = _TraceFile(
+                    self._directory, self._max_bytes, rank_info.global_rank, rank_info.host
                 )
             start = BarrierStart(
                 self._numbered,
@@ -148,7 +147,7 @@ class TraceObserver:
                 prefix,
                 generation,
                 self._made[key],
-                place.global_world_size,
+                rank_info.global_world_size,
             )
             self._made[key] += 1
             self._numbered += 1
@@ -156,18 +155,18 @@ class TraceObserver:
             return traced
 
     def _forget_the_parent(self) -> None:
-        """Start afresh in a forked child: a lock may be held by a thread that it does not have."""
-        for file in self._files.values():
-            file.abandon()
-        self._lock = threading.RLock()
+        """Start afresh in a forked child, which has files of its own."""
+        files = list(self._files.values())
+        self._lock = threading.RLock()  # a thread that the child does not have may hold the old one
         self._traced = weakref.WeakKeyDictionary()
         self._files = {}
         self._made = Counter()
-        self._pid = os.getpid()
+        for file in files:
+            file.abandon()
 
 
 class _Traced:
-    """A barrier and its place in a file."""
+    """A barrier and what its file says of it."""
 
     __slots__ = ("entered_ns", "file", "number", "section", "start")
 
@@ -202,11 +201,11 @@ class _TraceFile:
         self._descriptor: int | None = None
         self._size = 0
         self._section = object()
-        self._told = 0
-        """Rounds that were to be written so far."""
+        self._rounds = 0
+        """Rounds that have ended so far, written or lost."""
         self._read_clocks_at = 0
         self._retry_at = 0
-        self._complained = False
+        self._error_is_logged = False
 
     def write(self, traced: _Traced, record: PassedRound | FailedRound, now_ns: int) -> None:
         """Write a round, or drop it where the disk refuses."""
@@ -220,7 +219,7 @@ class _TraceFile:
                 self.close()
                 raise
             finally:
-                self._told += 1
+                self._rounds += 1
 
     def close(self) -> None:
         """Close the file; `write` opens it again."""
@@ -232,7 +231,8 @@ class _TraceFile:
     def abandon(self) -> None:
         """Close a forked child's copy of the descriptor."""
         self._lock = threading.RLock()
-        self.close()
+        with suppress(OSError):  # the descriptor is gone all the same
+            self.close()
 
     def _write(self, traced: _Traced, record: Line, now_ns: int) -> None:
         if self._descriptor is not None and now_ns >= self._read_clocks_at:
@@ -266,17 +266,17 @@ class _TraceFile:
                 self._pid,
                 _clock_name(self._host),
                 self._started_ns,
-                self._told,
+                self._rounds,
             )
         )
         self._read_clocks(now_ns)
 
     def _read_clocks(self, now_ns: int) -> None:
         self._append(ClockReading(time.time_ns(), time.monotonic_ns()))
-        self._read_clocks_at = now_ns + _READ_CLOCKS_EVERY_NS
+        self._read_clocks_at = now_ns + READ_CLOCKS_EVERY_NS
 
     def _append(self, line: Line) -> None:
-        # One write, so that what the process has told is with the kernel when it is killed.
+        # One write, so that the kernel has every finished line when the process is killed.
         text = self._encode(line) + b"\n"
         assert self._descriptor is not None
         written = os.write(self._descriptor, text)
@@ -285,14 +285,14 @@ class _TraceFile:
             raise OSError(f"only {written} of {len(text)} bytes could be written")
 
     def _close_after(self, error: OSError, now_ns: int) -> None:
-        self._retry_at = now_ns + _RETRY_AFTER_NS
+        self._retry_at = now_ns + RETRY_AFTER_NS
         with suppress(OSError):  # the descriptor is gone all the same
             self.close()
-        if not self._complained:
-            self._complained = True
+        if not self._error_is_logged:
+            self._error_is_logged = True
             logger.warning(
                 "rounds of rank %d are missing in the trace, as %s cannot be written: %s. This is "
-                "said once; the barrier goes on",
+                "logged once; the barrier goes on",
                 self._rank,
                 self._path,
                 error,
@@ -300,10 +300,8 @@ class _TraceFile:
 
 
 def _clock_name(host: str) -> str:
-    try:
-        name = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:  # not Linux
+    boot, namespace = boot_id(), namespace_id("time")
+    if boot is None:
         return host
-    with suppress(OSError):  # a container may have been given a clock of its own
-        name += f" {Path('/proc/self/ns/time').stat().st_ino}"
-    return name
+    # A container may have been given a clock of its own.
+    return boot if namespace is None else f"{boot} {namespace}"

@@ -171,11 +171,13 @@ def test_barrier_list_tells_why_create_barrier_refuses_each_of_them(
     for backend in broken:
         with pytest.raises(BarrierPluginError) as raised:
             create_barrier(backend["name"], global_rank=0, global_world_size=1)
-        told = str(raised.value)
-        assert told == backend["reason"]
-        assert "entry point '" in told
-        assert f" of {backend['distribution']} " in told
-        assert (raised.value.__cause__ is not None) == ("Error: " in told or "SystemExit: " in told)
+        message = str(raised.value)
+        assert message == backend["reason"]
+        assert "entry point '" in message
+        assert f" of {backend['distribution']} " in message
+        assert (raised.value.__cause__ is not None) == (
+            "Error: " in message or "SystemExit: " in message
+        )
 
     assert len(broken) == len(BROKEN) + 3
     create_barrier("healthy", global_rank=0, global_world_size=1).execute_barrier()

@@ -1,108 +1,211 @@
-"""The architecture: each floor of the core imports only the floors below it, none imports torch."""
+"""The layout: what may import what, in the core and in each plugin, and how long a file may be.
+
+Every import counts: at the top of a module, in a function, and for the type checker alone. Files
+are parsed, not imported, so the plugins need not be installed.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import barrier_core
 
-PACKAGE = Path(barrier_core.__file__).parent
+ROOT = Path(__file__).parents[2]
+CORE = Path(barrier_core.__file__).parent
+PLUGINS = [
+    *sorted(ROOT.glob("plugins/*/barrier_*")),
+    *sorted(ROOT.glob("examples/*/barrier_*")),
+]
+DISTRIBUTIONS = [pytest.param(package, id=package.name) for package in (CORE, *PLUGINS)]
 
-# From the bottom. Modules of one floor may import each other.
+# From the bottom. A room imports only rooms of the floors below it, and its own modules.
 FLOORS = (
-    {"errors", "ranks", "verdict"},
-    {"hookspecs"},  # below the contract: every barrier tells the observers
+    {"tags", "this_process", "verdict"},
+    {"errors"},
+    {"launcher", "options"},
+    {"hooks"},  # below the contract: every barrier tells the observers
     {"contract"},
-    {"known_backends", "discovery", "observer_loading", "registry", "arguments", "config"},
+    {"discovery"},
+    {"config"},
     {"agreement"},
+    {"backends"},
     {"observers"},
+    {"plugin_api"},
     {"testing"},
     {"cli"},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
-# The package's front and back doors.
-EXEMPT = {"__init__", "__main__"}
+# The package's front and back doors are above all floors: nothing in the core may import them.
+DOORS = {"__init__", "__main__"}
+
+LONGEST_FILE = 400  # lines
+SHARED_FILE_NAMES = {"__init__.py", "__main__.py", "conftest.py"}
 
 
-def sources() -> Iterator[tuple[str, Path]]:
-    """Every module of the core, with the room it belongs to."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        yield path.relative_to(PACKAGE).parts[0].removesuffix(".py"), path
+def files_of(package: Path) -> dict[str, Path]:
+    """Every file of a package by its path from where the package is."""
+    return {
+        path.relative_to(package.parent).as_posix(): path for path in sorted(package.rglob("*.py"))
+    }
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    """The modules that a file imports, anywhere in it, other than for the type checker alone."""
-    waiting: list[ast.AST] = [ast.parse(path.read_text())]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            waiting += node.orelse
-            continue
+def sources(package: Path) -> dict[str, Path]:
+    """Every module of a package by its full name."""
+    return {
+        file.removesuffix(".py").replace("/", ".").removesuffix(".__init__"): path
+        for file, path in files_of(package).items()
+    }
+
+
+def names_imported_by(path: Path) -> Iterator[str]:
+    """What a file imports, wherever it does; a module, or a name in one."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            yield node.module or ""
-            # `from barrier_core import registry` may name a module.
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        waiting += ast.iter_child_nodes(node)
 
 
-def rooms_imported_by(path: Path) -> set[str]:
-    parts = [module.split(".") for module in imports_of(path)]
-    return {part[1] for part in parts if part[0] == "barrier_core" and len(part) > 1}
+def modules_imported_by(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Which of some modules a file imports.
+
+    A package's ``__init__`` counts where a name is taken from it. That Python runs it before it
+    imports a module of the package is no import that somebody wrote.
+    """
+    imported = set()
+    for name in names_imported_by(path):
+        # `from a.b import c`: the module a.b.c if there is one, or else a.b.
+        candidates = (name, name.rpartition(".")[0])
+        imported |= set([each for each in candidates if each in modules][:1])
+    return imported
+
+
+def circle_in(package: Path) -> list[str]:
+    """Modules that import each other in a circle, the first one again at the end; none if empty."""
+    modules = sources(package)
+    graph = {name: modules_imported_by(path, modules) for name, path in modules.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        return circle
+    return []
+
+
+def room_of(module: str) -> str:
+    """The room that a module of the core is in."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+MODULES = sources(CORE)
+IN_ROOMS = [
+    pytest.param(name, id=name.partition(".")[2]) for name in MODULES if room_of(name) not in DOORS
+]
+
+
+@pytest.mark.parametrize("module", IN_ROOMS)
+def test_a_floor_imports_only_floors_below_it(module: str) -> None:
+    room = room_of(module)
+    assert room in FLOOR_OF, f"{room} is on no floor: add it to FLOORS"
+
+    not_below = {
+        other
+        for other in map(room_of, modules_imported_by(MODULES[module], MODULES))
+        if other != room and FLOOR_OF.get(other, len(FLOORS)) >= FLOOR_OF[room]
+    }
+
+    assert not_below == set()
+
+
+@pytest.mark.parametrize("package", DISTRIBUTIONS)
+def test_no_modules_import_each_other_in_a_circle(package: Path) -> None:
+    assert circle_in(package) == []
 
 
 @pytest.mark.parametrize(
-    ("room", "path"),
+    "hidden",
     [
-        pytest.param(room, path, id=str(path.relative_to(PACKAGE)))
-        for room, path in sources()
-        if room not in EXEMPT
+        "from package.a import A",
+        "if TYPE_CHECKING:\n    import package.a",
+        "def f():\n    import package.a",
+    ],
+    ids=["at the top", "for the type checker", "in a function"],
+)
+def test_a_circle_is_found_wherever_it_is_hidden(tmp_path: Path, hidden: str) -> None:
+    package = tmp_path / "package"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("from package.a import A\n")
+    (package / "a.py").write_text("from package.inner import b\nA = b\n")
+    (package / "inner" / "__init__.py").write_text("")
+    (package / "inner" / "b.py").write_text("import json\n")
+    assert circle_in(package) == []
+
+    (package / "inner" / "b.py").write_text(f"{hidden}\n")
+
+    assert set(circle_in(package)) == {"package.a", "package.inner.b"}
+
+
+@pytest.mark.parametrize("package", DISTRIBUTIONS)
+def test_no_two_files_of_a_distribution_share_a_name(package: Path) -> None:
+    files = files_of(package)
+    count = Counter(path.name for path in files.values() if path.name not in SHARED_FILE_NAMES)
+
+    shared = {file for file, path in files.items() if count[path.name] > 1}
+
+    assert shared == set()
+
+
+@pytest.mark.parametrize("package", DISTRIBUTIONS)
+def test_no_file_of_a_distribution_is_too_long(package: Path) -> None:
+    files = files_of(package)
+    lengths = {file: len(path.read_text().splitlines()) for file, path in files.items()}
+
+    too_long = {file for file, length in lengths.items() if length > LONGEST_FILE}
+
+    assert too_long == set()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=file)
+        for package in PLUGINS
+        for file, path in files_of(package).items()
     ],
 )
-def test_a_floor_imports_only_floors_below_it(room: str, path: Path) -> None:
-    assert room in FLOOR_OF, f"{room} is on no floor: add it to FLOORS"
+def test_a_plugin_imports_only_what_the_core_offers_to_plugins(path: Path) -> None:
+    imported = {name for name in names_imported_by(path) if name.split(".")[0] == "barrier_core"}
 
-    above = {
-        other
-        for other in rooms_imported_by(path)
-        if FLOOR_OF.get(other, len(FLOORS)) > FLOOR_OF[room]  # the front door is above all
+    assert {
+        name for name in imported if not f"{name}.".startswith("barrier_core.plugin_api.")
+    } == set()
+
+
+def importers_of(*packages: str) -> set[str]:
+    """The rooms of the core that import one of some packages."""
+    return {
+        room_of(module)
+        for module, path in MODULES.items()
+        if any(name.split(".")[0] in packages for name in names_imported_by(path))
     }
-
-    assert above == set()
 
 
 def test_nothing_in_the_core_imports_torch() -> None:
-    importers = {
-        str(path.relative_to(PACKAGE))
-        for _, path in sources()
-        if any(module.split(".")[0] == "torch" for module in imports_of(path))
-    }
-
-    assert importers == set()
+    assert importers_of("torch") == set()
 
 
-def importers_of(distribution: str) -> set[str]:
-    """The rooms that import it."""
-    return {
-        room
-        for room, path in sources()
-        if any(module.split(".")[0] == distribution for module in imports_of(path))
-    }
-
-
-def test_click_is_for_the_command_only() -> None:
+def test_click_is_for_the_command_only_and_rich_for_nothing() -> None:
     assert importers_of("click") == {"cli"}
-
-
-def test_nothing_in_the_core_imports_rich() -> None:
     assert importers_of("rich") == set()
 
 
@@ -115,29 +218,3 @@ def test_importing_the_core_imports_no_torch_no_command_and_no_backend() -> None
     ).stdout
 
     assert output.strip() == "[]"
-
-
-def test_every_public_name_exists() -> None:
-    missing = [name for name in barrier_core.__all__ if not hasattr(barrier_core, name)]
-
-    assert missing == []
-
-
-def test_the_public_names_are_sorted_and_given_once() -> None:
-    # Constants first, as the linter has it.
-    in_order = sorted(set(barrier_core.__all__), key=lambda name: (not name.isupper(), name))
-
-    assert barrier_core.__all__ == in_order
-
-
-def test_a_star_import_brings_the_public_names() -> None:
-    namespace: dict[str, object] = {}
-
-    exec("from barrier_core import *", namespace)
-
-    assert set(barrier_core.__all__) <= namespace.keys()
-
-
-def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'barrier_core' has no attribute 'Barier'"):
-        _ = barrier_core.Barier

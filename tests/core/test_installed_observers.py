@@ -56,7 +56,7 @@ def watching(site: Site) -> Registry:
         "[barriers.observers]\nwatch = observers:Observer\n",
         modules={"observers": OBSERVERS},
     )
-    return Registry(new_manager(), allow=["alpha"], block=["watch"])
+    return Registry(new_manager())
 
 
 @pytest.mark.parametrize(

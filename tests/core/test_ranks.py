@@ -14,48 +14,25 @@ from barrier_core import BarrierConfigError, RankInfo
 from barrier_core.launcher import generation_from_environment
 from barrier_core.verdict import format_ranks
 
-TORCHRUN = {
-    "RANK": "5",
-    "WORLD_SIZE": "8",
-    "LOCAL_RANK": "1",
-    "LOCAL_WORLD_SIZE": "4",
-}
-OPEN_MPI = {
-    "OMPI_COMM_WORLD_RANK": "5",
-    "OMPI_COMM_WORLD_SIZE": "8",
-    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
-    "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
-}
-MPICH = {
-    "PMI_RANK": "5",
-    "PMI_SIZE": "8",
-    "MPI_LOCALRANKID": "1",
-    "MPI_LOCALNRANKS": "4",
-}
-SLURM = {
-    "SLURM_PROCID": "5",
-    "SLURM_STEP_NUM_TASKS": "8",
-    "SLURM_NTASKS": "16",
-    "SLURM_LOCALID": "1",
-}
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8"}
+OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8"}
+MPICH = {"PMI_RANK": "5", "PMI_SIZE": "8"}
+SLURM = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "16"}
 
 
 @pytest.mark.parametrize(
-    ("environ", "local_world_size"),
+    "environ",
     [
-        pytest.param(TORCHRUN, 4, id="torchrun"),
-        pytest.param(OPEN_MPI, 4, id="Open MPI"),
-        pytest.param(MPICH, 4, id="MPICH"),
-        pytest.param(SLURM, None, id="Slurm"),
+        pytest.param(TORCHRUN, id="torchrun"),
+        pytest.param(OPEN_MPI, id="Open MPI"),
+        pytest.param(MPICH, id="MPICH"),
+        pytest.param(SLURM, id="Slurm"),
     ],
 )
-def test_rank_and_world_size_come_from_the_launcher(
-    environ: dict[str, str], local_world_size: int | None
-) -> None:
+def test_rank_and_world_size_come_from_the_launcher(environ: dict[str, str]) -> None:
     info = RankInfo.from_environment(environ)
 
     assert (info.global_rank, info.global_world_size) == (5, 8)
-    assert (info.local_rank, info.local_world_size) == (1, local_world_size)
     assert (info.host, info.pid) == (socket.gethostname(), os.getpid())
 
 
@@ -64,12 +41,6 @@ def test_they_are_read_from_this_process_unless_given(monkeypatch: pytest.Monkey
         monkeypatch.setenv(name, value)
 
     assert RankInfo.from_environment().global_rank == 5
-
-
-def test_the_places_on_the_host_are_not_needed() -> None:
-    info = RankInfo.from_environment({"RANK": "0", "WORLD_SIZE": "1"})
-
-    assert (info.local_rank, info.local_world_size) == (None, None)
 
 
 def test_the_innermost_launcher_counts() -> None:
@@ -113,18 +84,6 @@ UNUSABLE = {
         {"RANK": "0", "WORLD_SIZE": "0"},
         ["torchrun", "WORLD_SIZE=0", "global_world_size=0 must be at least 1"],
     ),
-    "torchrun: local rank beyond the host": (
-        {**TORCHRUN, "LOCAL_RANK": "4"},
-        ["torchrun", "local_rank=4 must be between 0 and 3 (local_world_size=4)"],
-    ),
-    "torchrun: local rank is no number": (
-        {**TORCHRUN, "LOCAL_RANK": "one"},
-        ["LOCAL_RANK='one'", "not a whole number"],
-    ),
-    "torchrun: more on the host than in the world": (
-        {**TORCHRUN, "LOCAL_WORLD_SIZE": "16"},
-        ["torchrun", "local_world_size=16 is more than global_world_size=8"],
-    ),
     "Open MPI: rank beyond the world": (
         {**OPEN_MPI, "OMPI_COMM_WORLD_RANK": "9"},
         ["Open MPI", "OMPI_COMM_WORLD_RANK=9", "between 0 and 7"],
@@ -132,10 +91,6 @@ UNUSABLE = {
     "MPICH: rank beyond the world": (
         {**MPICH, "PMI_RANK": "9"},
         ["MPICH/PMI", "PMI_RANK=9, PMI_SIZE=8", "between 0 and 7"],
-    ),
-    "MPICH: more on the host than in the world": (
-        {**MPICH, "MPI_LOCALNRANKS": "9"},
-        ["MPICH/PMI", "local_world_size=9"],
     ),
     "Slurm: rank beyond the step": (
         {**SLURM, "SLURM_PROCID": "8"},
