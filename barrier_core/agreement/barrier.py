@@ -13,7 +13,7 @@ from barrier_core.agreement.failure_detector import FailureDetector
 from barrier_core.agreement.gathering import gather
 from barrier_core.agreement.joining import join_barrier
 from barrier_core.agreement.leaving import leave
-from barrier_core.agreement.protocol import Posted
+from barrier_core.agreement.reasons import Posted
 from barrier_core.agreement.round import Rounds
 from barrier_core.agreement.round_log import Break
 from barrier_core.agreement.store import StoreAccess, StoreLostError

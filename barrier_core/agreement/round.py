@@ -35,20 +35,17 @@ from enum import Enum, auto
 from barrier_core.agreement.cleanup import FinishedRounds
 from barrier_core.agreement.failure_detector import FailureDetector
 from barrier_core.agreement.keys import Keys, Series
+from barrier_core.agreement.operations import Steps, run
 from barrier_core.agreement.protocol import (
-    Posted,
-    Reason,
     Round,
-    Steps,
-    StoreLost,
     go_on_waiting,
     go_through,
     is_outdated,
     lost,
     next_reason,
-    run,
     settle,
 )
+from barrier_core.agreement.reasons import Posted, Reason, StoreLost
 from barrier_core.agreement.round_log import Break
 from barrier_core.agreement.store import BRIEF_SECS, StoreClient, StoreLostError
 from barrier_core.agreement.watcher import SlowRound, Watcher

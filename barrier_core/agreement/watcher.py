@@ -21,7 +21,8 @@ from barrier_core.agreement.cleanup import Batch, remove_rounds
 from barrier_core.agreement.failure_detector import FailureDetector, Heartbeat
 from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.liveness import LivenessPort
-from barrier_core.agreement.protocol import Posted, Reason, evidence_in_log, evidence_in_store
+from barrier_core.agreement.protocol import evidence_in_log, evidence_in_store
+from barrier_core.agreement.reasons import Posted, Reason
 from barrier_core.agreement.round_log import decode_break, decode_verdict, parse
 from barrier_core.agreement.store import Connect, StoreClient, StoreLostError
 from barrier_core.agreement.wakeup import WakeUp

@@ -15,7 +15,7 @@ from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from barrier_core.observers.trace_format import ClockReading
+from barrier_core.plugin_api import ClockReading
 from barrier_report.model import ClockFit
 from barrier_report.read import Traces
 from barrier_report.rounds import Session, wall_offset_ns

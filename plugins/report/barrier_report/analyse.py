@@ -14,8 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from barrier_core.tags import tag_without_numbers
-from barrier_core.verdict import format_ranks
+from barrier_core.plugin_api import format_ranks, tag_without_numbers
 from barrier_report.align import Aligned
 from barrier_report.detail import choose_detail, failures_of
 from barrier_report.model import (

@@ -6,8 +6,7 @@ import heapq
 import math
 from collections.abc import Sequence
 
-from barrier_core.observers.trace_format import FailedRound
-from barrier_core.verdict import format_ranks
+from barrier_core.plugin_api import FailedRound, format_ranks
 from barrier_report.model import DetailedRound, Failure, RankInRound
 from barrier_report.over_time import Measured
 from barrier_report.rounds import Session

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from barrier_core.verdict import format_ranks
+from barrier_core.plugin_api import format_ranks
 from barrier_report.model import DetailedRound, Report
 
 # These keep the page of a job of 100,000 ranks at a few megabytes. Lists come costliest first, so

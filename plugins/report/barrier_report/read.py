@@ -9,18 +9,18 @@ from pathlib import Path
 
 import msgspec
 
-from barrier_core.errors import BarrierError
-from barrier_core.observers.trace_format import (
+from barrier_core.plugin_api import (
     SUFFIX,
     TRACE_FORMAT,
+    BarrierError,
     BarrierStart,
     ClockReading,
     FailedRound,
     Line,
     PassedRound,
     TraceStart,
+    format_ranks,
 )
-from barrier_core.verdict import format_ranks
 
 Progress = Callable[[str, float], None]
 """Called with what is being done, and the share of it that is done, from 0 to 1."""

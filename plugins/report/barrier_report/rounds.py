@@ -8,7 +8,7 @@ from array import array
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from barrier_core.observers.trace_format import ClockReading, FailedRound
+from barrier_core.plugin_api import ClockReading, FailedRound
 from barrier_report.read import RankSession, Traces
 
 # By how much the clocks of hosts may differ within one session.

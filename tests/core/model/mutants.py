@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from barrier_core.agreement.keys import RoundKeys
-from barrier_core.agreement.protocol import (
-    Append,
-    Posted,
-    Read,
-    Remove,
-    Round,
-    Steps,
-    Withdraw,
-    give_up,
-)
+from barrier_core.agreement.operations import Append, Read, Remove, Steps, Withdraw
+from barrier_core.agreement.protocol import Round, give_up
+from barrier_core.agreement.reasons import Posted
 from barrier_core.agreement.round_log import Break, Log, break_record, parse
 from tests.core.model.rank_model import KEYS, Protocol
 

@@ -20,7 +20,7 @@ import msgspec
 
 from barrier_core.agreement import protocol
 from barrier_core.agreement.keys import Keys, RoundKeys, Series
-from barrier_core.agreement.protocol import (
+from barrier_core.agreement.operations import (
     Append,
     Arrive,
     AwaitRelease,
@@ -28,14 +28,14 @@ from barrier_core.agreement.protocol import (
     Describe,
     NextReason,
     Operation,
-    Posted,
     Read,
-    Reason,
     Remove,
-    Round,
     Steps,
     Withdraw,
     Write,
+)
+from barrier_core.agreement.protocol import (
+    Round,
     evidence_in_log,
     evidence_in_store,
     give_up,
@@ -43,6 +43,7 @@ from barrier_core.agreement.protocol import (
     is_outdated,
     settle,
 )
+from barrier_core.agreement.reasons import Posted, Reason
 from barrier_core.agreement.round_log import Break, Log, decode_break, decode_verdict, parse, passed
 from barrier_core.verdict import RankStatus, Verdict
 from tests.core.model.store_model import Store, visible
