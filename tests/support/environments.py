@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # Of this run and none of the child's business: coverage would measure it, pytest's own options
 # would apply to it, PYTHONPATH and a barrier's settings would change what it finds.

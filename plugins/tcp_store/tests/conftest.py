@@ -19,7 +19,7 @@ ROOT = str(Path(__file__).parents[3])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from plugins.tcp_store.tests.rank_side import (  # noqa: E402
+from plugins.tcp_store.tests.rank_functions import (  # noqa: E402
     Job,
     close,
     count_keys,

@@ -11,7 +11,7 @@ from barrier_core import BarrierTimeoutError
 from barrier_core.testing.rank_processes import RankProcesses, wait_until
 from plugins.tcp_store.tests.conftest import Ports
 from plugins.tcp_store.tests.looking import the_verdict, wait_until_arrived, within
-from plugins.tcp_store.tests.rank_side import (
+from plugins.tcp_store.tests.rank_functions import (
     Job,
     arrive,
     arrive_and_exit,
