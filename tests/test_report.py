@@ -13,7 +13,8 @@ from barrier_core.hooks import plugin_manager
 from barrier_core.observers.trace_observer import TraceObserver
 from barrier_core.report.make import make_report
 from barrier_core.testing.rank_processes import state, wait_until
-from tests.support.torch_ranks import WORLD_SIZE, free_port, shared_ranks
+from tests.support.ports import free_port
+from tests.support.torch_ranks import WORLD_SIZE, shared_ranks
 
 LATE = 2
 KILLED = 3
