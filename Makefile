@@ -7,7 +7,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PLUGINS := $(sort $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
 # Folders with code to check that is in no distribution, as far as they exist.
-LOOSE := $(wildcard examples tests benchmarks plugins/*/tests)
+LOOSE := $(wildcard conftest.py examples tests benchmarks plugins/*/tests)
+
+# Tests wait more than they compute: twice as many at a time as CI has cores.
+PARALLEL := -n 4 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint clean compat soak bench .venv
@@ -20,7 +23,7 @@ demo: .venv ## run the sharded checkpoint with both backends, then with a rank t
 
 test: .venv ## run every test; fails when less than 95 % of the core is covered
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest $(PARALLEL) $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -3,7 +3,7 @@
     python tests/soak.py --seconds 600
 
 Four ranks go through generation after generation of one barrier over a store that outlives them. In
-each generation one of the faults below strikes in a random round, and all ranks must agree on what
+each generation one of the faults below happens in a random round, and all ranks must agree on what
 became of it. The store's number of keys and all processes' memory must stay flat.
 """
 

@@ -21,7 +21,8 @@ from barrier_core import BarrierConfig, RankStatus
 from barrier_core.discovery.registry import registry
 from barrier_core.verdict import describe_missing, describe_round
 from tests.support.environments import ROOT
-from tests.support.torch_ranks import free_port, shared_ranks
+from tests.support.ports import free_port
+from tests.support.torch_ranks import shared_ranks
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -26,10 +26,10 @@ from barrier_core import (
 )
 from barrier_core.discovery.registry import registry
 from barrier_core.testing.rank_processes import RankProcesses
+from tests.support.ports import free_port
 from tests.support.torch_ranks import (
     WORLD_SIZE,
     assert_held,
-    free_port,
     gloo_group,
     shared_ranks,
 )

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-# Rank processes import the soak by its full name.
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.soak import KINDS, soak
 

@@ -38,7 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
                 *command,
                 f"--junitxml={path}",
                 f"--basetemp={folder / name}",  # not one that all clear at their end
-                f"tests/wrong_backends.py::Test{name}",
+                f"tests/support/wrong_backends.py::Test{name}",
             ),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,

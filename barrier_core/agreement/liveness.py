@@ -13,21 +13,18 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from errno import ECONNREFUSED
-from functools import cache
 from pathlib import Path
 from typing import Literal
+
+from barrier_core.this_process import boot_id, host_name, namespace_id
 
 Answer = Literal["accepts", "refuses", "silent"]
 
 
-@cache
 def machine_id() -> str:
     """Name what a pid is relative to: this boot of this machine, and the pid namespace."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # not Linux
-        return socket.gethostname()
+    boot, pids = boot_id(), namespace_id("pid")
+    return f"{boot}/{pids}" if boot is not None and pids is not None else host_name()
 
 
 def start_time(pid: int) -> int:

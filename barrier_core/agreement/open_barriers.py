@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 from collections import Counter
 from contextlib import suppress
@@ -11,6 +10,7 @@ from typing import ClassVar
 
 from barrier_core.contract import Barrier
 from barrier_core.errors import RankConflictError
+from barrier_core.this_process import after_fork
 
 SlotKey = tuple[str, str, str, int]
 """Store, prefix, generation and rank."""
@@ -92,5 +92,4 @@ class Slot:
 
 
 atexit.register(Slot.close_all)
-if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-    os.register_at_fork(after_in_child=Slot.forget_all)
+after_fork(Slot.forget_all)

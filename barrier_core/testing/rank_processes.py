@@ -1,7 +1,7 @@
 """Real rank processes that a test can kill, stop, interrupt and replace.
 
 A few long-lived processes serve a whole test run. Each runs one function after another, in its
-main thread, so that Ctrl-C strikes as it does in a job; what a function keeps in `state` is there
+main thread, so that Ctrl-C arrives as it does in a job; what a function keeps in `state` is there
 for the next one::
 
     def join(rank: int, world_size: int) -> None:

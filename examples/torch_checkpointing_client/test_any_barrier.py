@@ -12,7 +12,8 @@ import pytest
 
 from barrier_core import BarrierConfig, BarrierConfigError, BarrierTimeoutError
 from barrier_core.testing.rank_processes import RankProcesses
-from tests.support.torch_ranks import WORLD_SIZE, free_port, gloo_group
+from tests.support.ports import free_port
+from tests.support.torch_ranks import WORLD_SIZE, gloo_group
 
 ROOT = Path(__file__).parents[2]
 SHORT_SECS = 1

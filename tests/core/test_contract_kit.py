@@ -17,10 +17,11 @@ import pytest
 import barrier_core.testing
 from barrier_core.backends.local import LocalBarrier
 from barrier_core.contract import Capability
-from barrier_core.testing import BarrierContract, Place
-from barrier_core.testing.job import Job
-from barrier_core.testing.rank_side import Factory, Visit
-from barrier_core.testing.threads import RankThreads
+from barrier_core.testing import BarrierContract, RankSpec
+from barrier_core.testing.conformance.job import Job
+from barrier_core.testing.conformance.rank_side import Visit
+from barrier_core.testing.rank_spec import Factory
+from barrier_core.testing.rank_threads import RankThreads
 
 A_TEST = "test_rounds_can_be_repeated_without_limit"
 
@@ -156,11 +157,11 @@ class TestUndeclared(BarrierContract):
 
     @pytest.fixture
     def make_barrier(self) -> Any:
-        return lambda place: self.backend(
-            place.rank,
-            place.world_size,
-            barrier_prefix=place.name,
-            timeout_secs=place.timeout_secs,
+        return lambda spec: self.backend(
+            spec.rank,
+            spec.world_size,
+            barrier_prefix=spec.name,
+            timeout_secs=spec.timeout_secs,
         )
 
 
@@ -174,7 +175,7 @@ def job() -> Job:
         guarantee="No rank leaves early.",
         ranks=RankThreads(3),
         world_size=3,
-        factory=lambda place: LocalBarrier(place.rank, place.world_size, place.name),
+        factory=lambda spec: LocalBarrier(spec.rank, spec.world_size, spec.name),
         name="kit-report",
         patience_secs=5,
         seed="4711 test_x",
@@ -252,15 +253,15 @@ def test_what_a_thread_raises_is_raised_by_its_call() -> None:
     ranks.close()
 
 
-def make(suffix: str, place: Place) -> Any:
+def make(suffix: str, spec: RankSpec) -> Any:
     """A factory."""
-    return SimpleNamespace(name=place.name + suffix)
+    return SimpleNamespace(name=spec.name + suffix)
 
 
 def test_a_factory_whose_module_cannot_be_imported_is_loaded_from_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "elsewhere.py").write_text("def make(place):\n    return place.name\n")
+    (tmp_path / "elsewhere.py").write_text("def make(spec):\n    return spec.name\n")
     monkeypatch.syspath_prepend(tmp_path)
     import elsewhere  # type: ignore[import-not-found]
 
@@ -268,7 +269,7 @@ def test_a_factory_whose_module_cannot_be_imported_is_loaded_from_its_file(
     monkeypatch.undo()
     del sys.modules["elsewhere"]
 
-    made: object = factory.load()(Place(0, 1, "there"))
+    made: object = factory.load()(RankSpec(0, 1, "there"))
 
     assert made == "there"
     del sys.modules["elsewhere"]
@@ -277,4 +278,4 @@ def test_a_factory_whose_module_cannot_be_imported_is_loaded_from_its_file(
 def test_a_factory_that_can_be_imported_is_not_loaded_again() -> None:
     factory = pickle.loads(pickle.dumps(Factory(functools.partial(make, "!"))))
 
-    assert factory.load()(Place(0, 1, "here")).name == "here!"
+    assert factory.load()(RankSpec(0, 1, "here")).name == "here!"

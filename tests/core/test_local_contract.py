@@ -8,17 +8,17 @@ import pytest
 
 from barrier_core.backends import local
 from barrier_core.backends.local import LocalBarrier
-from barrier_core.testing import BarrierContract, MakeBarrier, Place
+from barrier_core.testing import BarrierContract, MakeBarrier, RankSpec
 
 
-def make(place: Place) -> LocalBarrier:
+def make(spec: RankSpec) -> LocalBarrier:
     return LocalBarrier(
-        place.rank,
-        place.world_size,
-        barrier_prefix=place.name,
-        generation=place.generation,
-        timeout_secs=place.timeout_secs,
-        warn_after_secs=place.warn_after_secs,
+        spec.rank,
+        spec.world_size,
+        barrier_prefix=spec.name,
+        generation=spec.generation,
+        timeout_secs=spec.timeout_secs,
+        warn_after_secs=spec.warn_after_secs,
     )
 
 

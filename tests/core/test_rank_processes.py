@@ -139,7 +139,7 @@ def test_a_stopped_rank_stands_still_until_it_is_continued(ranks: RankProcesses)
     assert call.result() == 1
 
 
-def test_ctrl_c_strikes_a_running_function_and_no_other(
+def test_ctrl_c_interrupts_a_running_function_and_no_other(
     ranks: RankProcesses, tmp_path: Path
 ) -> None:
     ranks.interrupt(0)

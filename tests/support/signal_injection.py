@@ -1,7 +1,7 @@
-"""Signal handlers that strike between any two steps of the main thread, while it goes in rounds.
+"""Signal injection: handlers that run between any two steps of the main thread, in a round.
 
-For the main thread of a process of its own: they come by SIGALRM, the only signal that can be had
-within microseconds.
+For the main thread of a process. The signal is SIGALRM, since a timer can send it within
+microseconds.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ _LATEST_SECS = 300e-6
 """A few rounds."""
 
 
-class Strike(BaseException):
+class InjectedError(BaseException):
     """What a signal handler raises, like KeyboardInterrupt."""
 
 
-def strike() -> None:
+def raise_injected() -> None:
     """Be a signal handler that raises.
 
     Raises:
-        Strike: Always.
+        InjectedError: Always.
     """
-    raise Strike
+    raise InjectedError
 
 
-class Lightning:
+class SignalInjector:
     """Runs a signal handler in the main thread, at random moments.
 
     Args:
-        handler: What is run; it may raise `Strike`.
+        handler: What is run; it may raise `InjectedError`.
     """
 
     def __init__(self, handler: Callable[[], None]) -> None:
         self._handler = handler
-        self._struck = True
+        self._handled = True
 
-    def __enter__(self) -> Lightning:
-        # What measures coverage has locks of its own, which a strike could leave taken.
+    def __enter__(self) -> SignalInjector:
+        # What measures coverage has locks of its own, which an injected error could leave taken.
         self._tracer = sys.gettrace()
         sys.settrace(None)
         self._before = signal.signal(signal.SIGALRM, self._handle)
@@ -60,31 +60,31 @@ class Lightning:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._struck = True
+        self._handled = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self._before)
         sys.settrace(self._tracer)
 
-    def strikes(self, work: Callable[[], None]) -> None:
+    def inject_during(self, work: Callable[[], None]) -> None:
         """Do work again and again until the handler has run, once, in the midst of it."""
 
-        def until_struck() -> None:
-            # Not until it raises: one that strikes in a destructor is ignored by Python.
-            self._struck = False
+        def until_handled() -> None:
+            # Not until it raises: Python ignores an error that is raised in a destructor.
+            self._handled = False
             signal.setitimer(signal.ITIMER_REAL, random.uniform(_SOONEST_SECS, _LATEST_SECS))
-            while not self._struck:
+            while not self._handled:
                 work()
                 # On a busy machine, Python 3.11 was seen not to notice a signal before the main
                 # thread took the interpreter's lock anew; in a loop of its own, it never does.
                 time.sleep(0)
 
-        with suppress(Strike):
+        with suppress(InjectedError):
             # In a function: in Python 3.12 and 3.13 the jump back of `while` is outside the `with`.
-            until_struck()
+            until_handled()
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if not self._struck:
-            self._struck = True
+        if not self._handled:
+            self._handled = True
             self._handler()
 
 
@@ -93,17 +93,17 @@ def raise_in_rounds(make: Callable[[], Barrier], times: int) -> None:
 
     Args:
         make: Makes a new barrier, for one rank alone.
-        times: How often lightning strikes.
+        times: How often a signal is injected.
     """
     barrier = make()
-    with Lightning(strike) as lightning:
+    with SignalInjector(raise_injected) as injector:
         for _ in range(times):
-            # Its thread is there before: `threading` itself does not survive a strike in `start`.
-            barrier.report_progress("about to be struck")
-            lightning.strikes(barrier.execute_barrier)
+            # Starts the barrier's thread: `threading` itself does not survive an error in `start`.
+            barrier.report_progress("about to be interrupted")
+            injector.inject_during(barrier.execute_barrier)
             verdict = _verdict_of_next_round(barrier)
             if verdict is not None:
-                assert (verdict.kind, verdict.reason) == ("abort", "Strike"), str(verdict)
+                assert (verdict.kind, verdict.reason) == ("abort", "InjectedError"), str(verdict)
                 barrier.close()
                 barrier = make()
     barrier.close()
@@ -114,18 +114,18 @@ def abort_in_rounds(make: Callable[[], Barrier], times: int) -> None:
 
     Args:
         make: Makes a new barrier, for one rank alone.
-        times: How often lightning strikes.
+        times: How often a signal is injected.
     """
 
     def work() -> None:
         barrier.execute_barrier()
         barrier.report_progress("shard 12/40")
 
-    with Lightning(lambda: barrier.abort("preempted")) as lightning:
+    with SignalInjector(lambda: barrier.abort("preempted")) as injector:
         for _ in range(times):
             with make() as barrier:
                 with suppress(BrokenBarrierError):
-                    lightning.strikes(work)
+                    injector.inject_during(work)
                 verdict = _verdict_of_next_round(barrier)
                 assert verdict is not None, "an abort by a signal handler was not heeded"
                 assert (verdict.kind, verdict.reason) == ("abort", "preempted"), str(verdict)

@@ -8,7 +8,6 @@ them down.
 from __future__ import annotations
 
 import functools
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -52,14 +51,6 @@ def gloo_group(rank: int, rendezvous: Path, world_size: int = WORLD_SIZE) -> Ite
         store.set(f"done {rank}", "")
         store.wait([f"done {other}" for other in range(world_size)], limit)
         dist.destroy_process_group()
-
-
-def free_port() -> int:
-    """Return a port of this host that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def assert_held(rounds_by_rank: Sequence[Sequence[tuple[float, float]]]) -> None:

@@ -16,7 +16,7 @@ from barrier_core.agreement.round_log import Log, parse
 from barrier_core.backends import local
 from barrier_core.backends.local import LocalBarrier, LocalClient
 from barrier_core.errors import BarrierTimeoutError
-from barrier_core.testing import BarrierContract, MakeBarrier, Place
+from barrier_core.testing import BarrierContract, MakeBarrier, RankSpec
 from barrier_core.verdict import Verdict
 
 
@@ -98,15 +98,15 @@ class _Contract(BarrierContract):
 
     @pytest.fixture
     def make_barrier(self) -> MakeBarrier:
-        def make(place: Place) -> LocalBarrier:
+        def make(spec: RankSpec) -> LocalBarrier:
             assert issubclass(self.backend, LocalBarrier)
             return self.backend(
-                place.rank,
-                place.world_size,
-                barrier_prefix=place.name,
-                generation=place.generation,
-                timeout_secs=place.timeout_secs,
-                warn_after_secs=place.warn_after_secs,
+                spec.rank,
+                spec.world_size,
+                barrier_prefix=spec.name,
+                generation=spec.generation,
+                timeout_secs=spec.timeout_secs,
+                warn_after_secs=spec.warn_after_secs,
             )
 
         return make

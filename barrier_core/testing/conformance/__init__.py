@@ -11,8 +11,8 @@
             return make_my_barrier
 
 
-    def make_my_barrier(place: Place) -> MyBarrier:
-        return MyBarrier(place.rank, place.world_size, place.timeout_secs)
+    def make_my_barrier(spec: RankSpec) -> MyBarrier:
+        return MyBarrier(spec.rank, spec.world_size, spec.timeout_secs)
 
 Tests of what the backend does not declare are skipped as ``not declared``. A class that replaces a
 standard test must say why in ``overrides``, one that leaves a test out in ``left_out``: by the name
@@ -29,13 +29,13 @@ import pytest
 from barrier_core.testing.conformance.members import MemberTests
 from barrier_core.testing.conformance.messages import MessageTests
 from barrier_core.testing.conformance.observers import ObserverTests
-from barrier_core.testing.conformance.rounds import RoundTests
+from barrier_core.testing.conformance.safety import SafetyTests
 from barrier_core.testing.conformance.state import StateTests
 from barrier_core.testing.conformance.usage import UsageTests
 from barrier_core.testing.conformance.verdicts import VerdictTests
-from barrier_core.testing.rank_side import MakeBarrier, Place
+from barrier_core.testing.rank_spec import MakeBarrier, RankSpec
 
-__all__ = ["BarrierContract", "MakeBarrier", "Place"]
+__all__ = ["BarrierContract", "MakeBarrier", "RankSpec"]
 
 
 class BarrierContract(
@@ -46,7 +46,7 @@ class BarrierContract(
     MemberTests,
     MessageTests,
     VerdictTests,
-    RoundTests,
+    SafetyTests,
 ):
     """The standard tests. Derive a class ``Test...`` for your backend; see the module's text.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from barrier_core.contract import Capability
 from barrier_core.errors import RankConflictError
-from barrier_core.testing import rank_side
+from barrier_core.testing.conformance import rank_side
+from barrier_core.testing.conformance.job import Job
 from barrier_core.testing.conformance.suite import SHORT_SECS, Suite, needs, processes_only
-from barrier_core.testing.job import Job
 from barrier_core.testing.rank_processes import RankProcesses
 
 
@@ -62,8 +62,8 @@ class MemberTests(Suite):
         job.pass_through(job.arrive())
         job.verdicts(job.arrive(job.but_last, timeout_secs=SHORT_SECS))
         job.join(generation="1")
-        slot = job.slot(generation="1")
-        job.pass_through(job.arrive(rounds=5, max_delay_secs=0.02, slot=slot))
+        key = job.key(generation="1")
+        job.pass_through(job.arrive(rounds=5, max_delay_secs=0.02, key=key))
 
     @needs(Capability.GENERATIONS, Capability.TIMEOUT)
     def test_barriers_with_different_names_never_meet(self, job: Job) -> None:
@@ -71,23 +71,23 @@ class MemberTests(Suite):
         name, other = f"{job.name}/1", f"{job.name}/1/1"
         job.join(name=name)
         job.join(name=other)
-        arrivals = job.arrive(job.but_last, timeout_secs=SHORT_SECS, slot=job.slot(name))
-        arrivals |= job.arrive([job.last], timeout_secs=SHORT_SECS, slot=job.slot(other))
+        arrivals = job.arrive(job.but_last, timeout_secs=SHORT_SECS, key=job.key(name))
+        arrivals |= job.arrive([job.last], timeout_secs=SHORT_SECS, key=job.key(other))
         job.verdicts(arrivals)
 
     @needs(Capability.GENERATIONS)
     def test_a_rank_that_is_taken_is_refused(self, job: Job) -> None:
         """Of two that claim one rank, one is told so, and says it to the others."""
         job.join()
-        error = job.join_error(1, job.place(0))
+        error = job.join_error(1, job.spec(0))
         if not isinstance(error, RankConflictError):
             job.violated("a second rank 0 was not refused by a RankConflictError", error)
 
     @needs(Capability.GENERATIONS)
     def test_a_rank_with_another_world_size_is_refused(self, job: Job) -> None:
         """Ranks that disagree about the world size are told so when they start."""
-        calls = {0: job.start_join(0, job.place(0))}
-        calls[1] = job.start_join(1, job.place(1, world_size=self.world_size + 1))
+        calls = {0: job.start_join(0, job.spec(0))}
+        calls[1] = job.start_join(1, job.spec(1, world_size=self.world_size + 1))
         errors = [job.error_of(rank, call, "joining") for rank, call in calls.items()]
         if not any(isinstance(error, RankConflictError) for error in errors):
             job.violated(f"no RankConflictError on either rank: {errors}")
@@ -98,7 +98,7 @@ class MemberTests(Suite):
         """A rank that was started again, without the others, must not corrupt the count."""
         job.join()
         _processes(job).replace(job.last)
-        error = job.join_error(job.last, job.place(job.last))
+        error = job.join_error(job.last, job.spec(job.last))
         if not isinstance(error, RankConflictError):
             job.violated(f"rank {job.last} was not refused by a RankConflictError", error)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from barrier_core.contract import Capability
 from barrier_core.errors import BarrierConfigError, BrokenBarrierError
-from barrier_core.testing import rank_side
+from barrier_core.testing.conformance import rank_side
+from barrier_core.testing.conformance.job import Arrivals, Job
 from barrier_core.testing.conformance.suite import Suite, needs, processes_only
-from barrier_core.testing.job import Arrivals, Job
 
 _DEAF_SECS = 2.0
 """The time limit of a wait that Ctrl-C may not end before."""

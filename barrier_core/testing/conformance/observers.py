@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from barrier_core.contract import Capability
-from barrier_core.testing import rank_side
+from barrier_core.testing.conformance import rank_side
+from barrier_core.testing.conformance.job import Job
 from barrier_core.testing.conformance.suite import SHORT_SECS, Suite, needs
-from barrier_core.testing.job import Job
 
 
 class ObserverTests(Suite):

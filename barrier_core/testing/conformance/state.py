@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 
 from barrier_core.contract import Capability
+from barrier_core.testing.conformance.job import Job
 from barrier_core.testing.conformance.suite import Suite, needs
-from barrier_core.testing.job import Job
 from barrier_core.testing.rank_processes import wait_until
 
 _MANY_ROUNDS = 400
@@ -46,7 +46,7 @@ class StateTests(Suite):
             if generation == 2:
                 before = count_keys()
             job.join(generation=str(generation))
-            job.pass_through(job.arrive(slot=job.slot(generation=str(generation))))
+            job.pass_through(job.arrive(key=job.key(generation=str(generation))))
             job.leave()
         self._check_growth(job, count_keys, before, 10, "10 generations")
 

@@ -9,9 +9,9 @@ import pytest
 
 from barrier_core.contract import Capability
 from barrier_core.errors import BarrierConfigError, BarrierUsageError
-from barrier_core.testing import rank_side
+from barrier_core.testing.conformance import rank_side
+from barrier_core.testing.conformance.job import Job
 from barrier_core.testing.conformance.suite import Suite
-from barrier_core.testing.job import Job
 
 
 class UsageTests(Suite):
@@ -43,9 +43,9 @@ class UsageTests(Suite):
     @pytest.mark.parametrize(
         "wrong", [{"rank": -1}, {"rank": 2, "world_size": 2}, {"rank": 0, "world_size": 0}], ids=str
     )
-    def test_a_place_that_cannot_be_is_refused(self, job: Job, wrong: dict[str, int]) -> None:
+    def test_an_impossible_rank_is_refused(self, job: Job, wrong: dict[str, int]) -> None:
         """A rank outside the world is an error when the barrier is made, never a guess."""
-        error = job.join_error(0, job.place(**{"rank": 0, **wrong}))
+        error = job.join_error(0, job.spec(**{"rank": 0, **wrong}))
         if not isinstance(error, BarrierConfigError):
             job.violated(f"{wrong} is not refused by a BarrierConfigError", error)
 
@@ -54,11 +54,11 @@ class UsageTests(Suite):
         unusable = (0.0, -1.0, float("nan"), float("inf"))
         for number, secs in enumerate(unusable):
             # All ranks: a constructor may wait for the others before it looks at its arguments.
-            places = [
-                job.place(rank, timeout_secs=secs, name=f"{job.name}-{number}")
+            specs = [
+                job.spec(rank, timeout_secs=secs, name=f"{job.name}-{number}")
                 for rank in job.everyone
             ]
-            calls = [job.start_join(place.rank, place) for place in places]
+            calls = [job.start_join(spec.rank, spec) for spec in specs]
             for rank, call in enumerate(calls):
                 error = job.error_of(rank, call, "making its barrier")
                 if not isinstance(error, BarrierConfigError):

@@ -8,9 +8,9 @@ import pytest
 
 from barrier_core.contract import Capability
 from barrier_core.errors import BarrierTimeoutError
-from barrier_core.testing import rank_side
+from barrier_core.testing.conformance import rank_side
+from barrier_core.testing.conformance.job import Arrivals, Job
 from barrier_core.testing.conformance.suite import SHORT_SECS, Suite, needs
-from barrier_core.testing.job import Arrivals, Job
 
 
 class VerdictTests(Suite):
@@ -73,7 +73,7 @@ class VerdictTests(Suite):
     @needs(Capability.NAMES, Capability.TIMEOUT)
     def test_a_rank_that_has_not_joined_is_named(self, job: Job) -> None:
         """A rank that never started is missing, too."""
-        calls = {rank: job.start_join(rank, job.place(rank)) for rank in job.but_last}
+        calls = {rank: job.start_join(rank, job.spec(rank)) for rank in job.but_last}
         if any(job.error_of(rank, call, "making its barrier") for rank, call in calls.items()):
             pytest.skip("not checked: a barrier of this backend needs all ranks to be made")
         verdicts = job.verdicts(job.arrive(job.but_last, timeout_secs=SHORT_SECS))
@@ -101,14 +101,14 @@ class VerdictTests(Suite):
         for attempt in range(3):
             name = f"{job.name}-{attempt}"
             job.join(name=name)
-            slot = job.slot(name)
+            key = job.key(name)
             start = time.monotonic() + 0.05
             late_by = limit + job.random.uniform(-0.02, 0.02)
             arrivals = {
                 rank: job.ranks.start(
                     rank,
                     rank_side.visit_after,
-                    slot,
+                    key,
                     start + (late_by if rank == job.last else 0.0),
                     limit,
                 )

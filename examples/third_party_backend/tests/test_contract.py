@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from barrier_file import FileBarrier
 
-from barrier_core.testing import BarrierContract, MakeBarrier, Place
+from barrier_core.testing import BarrierContract, MakeBarrier, RankSpec
 
 
-def make(directory: Path, place: Place) -> FileBarrier:
+def make(directory: Path, spec: RankSpec) -> FileBarrier:
     return FileBarrier(
-        place.rank,
-        place.world_size,
+        spec.rank,
+        spec.world_size,
         str(directory),
-        barrier_prefix=place.name,
-        generation=place.generation,
-        timeout_secs=place.timeout_secs,
-        warn_after_secs=place.warn_after_secs,
+        barrier_prefix=spec.name,
+        generation=spec.generation,
+        timeout_secs=spec.timeout_secs,
+        warn_after_secs=spec.warn_after_secs,
     )
 
 

@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import pytest
 
-from barrier_core.testing import BarrierContract, MakeBarrier, Place
+from barrier_core.testing import BarrierContract, MakeBarrier, RankSpec
 from barrier_dist_barrier import DistBarrier
 
 
-def make(folder: Path, place: Place) -> DistBarrier:
+def make(folder: Path, spec: RankSpec) -> DistBarrier:
     import torch.distributed as dist
     from torch.distributed import FileStore  # type: ignore[attr-defined]  # it is public
 
@@ -21,12 +21,12 @@ def make(folder: Path, place: Place) -> DistBarrier:
         dist.destroy_process_group()
     dist.init_process_group(
         "gloo",
-        store=FileStore(str(folder / place.name), place.world_size),
-        rank=place.rank,
-        world_size=place.world_size,
+        store=FileStore(str(folder / spec.name), spec.world_size),
+        rank=spec.rank,
+        world_size=spec.world_size,
         timeout=timedelta(seconds=30),
     )
-    return DistBarrier(place.timeout_secs)
+    return DistBarrier(spec.timeout_secs)
 
 
 class TestDistBarrier(BarrierContract):
@@ -34,7 +34,7 @@ class TestDistBarrier(BarrierContract):
     ranks_are = "processes"
     world_size = 3
     left_out: ClassVar = {
-        "test_a_place_that_cannot_be_is_refused": "the place is that in the process group"
+        "test_an_impossible_rank_is_refused": "rank and world size are the process group's"
     }
 
     @pytest.fixture

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from barrier_core.hooks import plugin_manager
-
-# Rank processes import the tests' functions by name, and the example backend.
-ROOT = Path(__file__).parents[3]
-for folder in (ROOT, ROOT / "examples" / "third_party_backend"):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-
-from plugins.opentelemetry.tests.memory import Memory  # noqa: E402
+from plugins.opentelemetry.tests.memory import Memory
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from barrier_report.make import make_report
 
 pytest.importorskip("torch", reason="the store is torch's")
 
-from tests.support.torch_ranks import WORLD_SIZE, free_port, shared_ranks
+from tests.support.ports import free_port
+from tests.support.torch_ranks import WORLD_SIZE, shared_ranks
 
 LATE = 2
 KILLED = 3

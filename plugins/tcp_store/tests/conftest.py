@@ -3,69 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import socket
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from barrier_core.testing.rank_processes import RankProcesses
-
-# Rank processes import the tests' functions by name.
-ROOT = str(Path(__file__).parents[3])
-if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)
-
-from plugins.tcp_store.tests.rank_side import (  # noqa: E402
+from plugins.tcp_store.tests.rank_functions import (
     Job,
     close,
     count_keys,
     end_server,
     serve_store,
 )
+from tests.support import ports
 
 _numbers = itertools.count(1)
 
 NewJob = Callable[..., Job]
-
-
-class Ports:
-    """Ports of this test run's own, outside the range from which clients get theirs.
-
-    A port that is only found to be free may be taken before it is used, by another run of these
-    tests on the same machine: so a run owns a whole block, as long as it listens at its first port.
-    """
-
-    _SIZE = 200
-
-    def __init__(self) -> None:
-        for first in range(20_000, 29_000, self._SIZE):
-            try:
-                self._owner = socket.create_server(("127.0.0.1", first), reuse_port=False)
-            except OSError:
-                continue
-            self._ports = itertools.cycle(range(first + 1, first + self._SIZE))
-            return
-        raise AssertionError("no block of ports is free")
-
-    def new(self) -> int:
-        """Return a port that nobody listens at."""
-        for port in itertools.islice(self._ports, self._SIZE):
-            with socket.socket() as listener:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    listener.bind(("127.0.0.1", port))
-                except OSError:
-                    continue
-                return port
-        raise AssertionError("all ports of the block are taken")
-
-    def close(self) -> None:
-        """Give the block back."""
-        self._owner.close()
 
 
 @dataclass(frozen=True)
@@ -73,11 +28,10 @@ class StoreProcess:
     """A process that serves TCPStores, so that none of the ranks needs to."""
 
     processes: RankProcesses
-    ports: Ports
 
     def serve(self, use_libuv: bool) -> int:
         """Start a server; return its port."""
-        port = self.ports.new()
+        port = ports.free_port()
         self.processes.run(0, serve_store, port, use_libuv)
         return port
 
@@ -99,22 +53,15 @@ class StoreProcess:
 
 
 @pytest.fixture(scope="session")
-def ports() -> Iterator[Ports]:
-    """Ports that no other test run uses."""
-    with closing(Ports()) as ports:
-        yield ports
-
-
-@pytest.fixture(scope="session")
 def _rank_processes() -> Iterator[RankProcesses]:
     with RankProcesses(4, timeout_secs=60) as processes:
         yield processes
 
 
 @pytest.fixture(scope="session")
-def store_process(ports: Ports) -> Iterator[StoreProcess]:
+def store_process() -> Iterator[StoreProcess]:
     with RankProcesses(1, timeout_secs=60) as processes:
-        yield StoreProcess(processes, ports)
+        yield StoreProcess(processes)
 
 
 @pytest.fixture(scope="session")
@@ -138,9 +85,9 @@ def own_port(store_process: StoreProcess) -> Iterator[int]:
 
 
 @pytest.fixture
-def free_port(ports: Ports) -> int:
+def free_port() -> int:
     """A port that nobody listens at."""
-    return ports.new()
+    return ports.free_port()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from barrier_core.errors import BarrierFailedError
 from barrier_core.testing.rank_processes import RankCall, wait_until
 from barrier_core.verdict import Verdict
 from barrier_tcp_store.wire import TCPStoreClient
-from plugins.tcp_store.tests.rank_side import Job
+from plugins.tcp_store.tests.rank_functions import Job
 
 
 def keys_of(job: Job) -> Keys:

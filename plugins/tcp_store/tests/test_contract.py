@@ -7,17 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from barrier_core.testing import BarrierContract, MakeBarrier, Place
+from barrier_core.testing import BarrierContract, MakeBarrier, RankSpec
 from barrier_tcp_store import TCPStoreBarrier
 from plugins.tcp_store.tests.conftest import StoreProcess
-from plugins.tcp_store.tests.rank_side import Job
+from plugins.tcp_store.tests.rank_functions import Job
 
 
-def make(port: int, place: Place) -> TCPStoreBarrier:
-    job = Job(place.name, place.world_size, agent_port=port, generation=place.generation)
-    return job.make(
-        place.rank, timeout_secs=place.timeout_secs, warn_after_secs=place.warn_after_secs
-    )
+def make(port: int, spec: RankSpec) -> TCPStoreBarrier:
+    job = Job(spec.name, spec.world_size, agent_port=port, generation=spec.generation)
+    return job.make(spec.rank, timeout_secs=spec.timeout_secs, warn_after_secs=spec.warn_after_secs)
 
 
 class TestTCPStore(BarrierContract):

@@ -19,7 +19,7 @@ from plugins.tcp_store.tests.looking import (
     wait_until_reported,
     within,
 )
-from plugins.tcp_store.tests.rank_side import (
+from plugins.tcp_store.tests.rank_functions import (
     Job,
     abort,
     arrive,

@@ -14,7 +14,14 @@ from plugins.tcp_store.tests.looking import (
     wait_until_arrived,
     within,
 )
-from plugins.tcp_store.tests.rank_side import Job, arrive, close, join, join_as, make_use_and_close
+from plugins.tcp_store.tests.rank_functions import (
+    Job,
+    arrive,
+    close,
+    join,
+    join_as,
+    make_use_and_close,
+)
 
 
 def test_a_second_process_of_a_rank_is_refused_and_the_waiting_ranks_are_told(

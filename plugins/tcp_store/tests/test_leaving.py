@@ -9,9 +9,8 @@ import pytest
 
 from barrier_core import BarrierTimeoutError
 from barrier_core.testing.rank_processes import RankProcesses, wait_until
-from plugins.tcp_store.tests.conftest import Ports
 from plugins.tcp_store.tests.looking import the_verdict, wait_until_arrived, within
-from plugins.tcp_store.tests.rank_side import (
+from plugins.tcp_store.tests.rank_functions import (
     Job,
     arrive,
     arrive_and_exit,
@@ -25,14 +24,15 @@ from plugins.tcp_store.tests.rank_side import (
     make_use_and_close,
     two_barriers_at_once,
 )
+from tests.support.ports import free_port
 
 ENDED_WELL = "exited with code 0"
 
 
 def test_a_host_that_closes_first_waits_for_the_others_50_times(
-    ranks: RankProcesses, hosted_job: Job, ports: Ports, tmp_path: Path
+    ranks: RankProcesses, hosted_job: Job, tmp_path: Path
 ) -> None:
-    fresh = [ports.new() for _ in range(50)]
+    fresh = [free_port() for _ in range(50)]
     closings = ranks.run_all(host_and_leave_first, hosted_job, fresh, tmp_path)
     for (_, host_ended), *others in zip(*closings, strict=True):
         assert host_ended > max(began for began, _ in others)

@@ -15,7 +15,7 @@ from barrier_core.testing.rank_processes import RankProcesses, state
 from barrier_core.verdict import Verdict
 from plugins.tcp_store.tests.conftest import NewJob
 from plugins.tcp_store.tests.looking import the_verdict, wait_until_arrived, within
-from plugins.tcp_store.tests.rank_side import (
+from plugins.tcp_store.tests.rank_functions import (
     Job,
     abort,
     arrive,

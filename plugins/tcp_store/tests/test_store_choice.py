@@ -17,7 +17,7 @@ from barrier_core.testing.rank_processes import RankProcesses
 from barrier_tcp_store import TCPStoreBarrier
 from plugins.tcp_store.tests.conftest import NewJob
 from plugins.tcp_store.tests.looking import line_to, within
-from plugins.tcp_store.tests.rank_side import Job, arrive, close, go_through, join
+from plugins.tcp_store.tests.rank_functions import Job, arrive, close, go_through, join
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any
 from barrier_core.errors import BarrierFailedError, BarrierUsageError
 from barrier_core.testing.rank_processes import RankProcesses, state, wait_until
 from plugins.tcp_store.tests.looking import line_to, wait_until_arrived, within
-from plugins.tcp_store.tests.rank_side import Job, arrive, go_through, join
+from plugins.tcp_store.tests.rank_functions import Job, arrive, go_through, join
 
 
 def start_arriving_in_a_thread(rank: int, job: Job) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
@@ -17,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.support.network import Network
+from tests.support.ports import free_port
 
-_ports = itertools.count(29811)
 _HEARTBEAT_SECS = 0.5
 
 
@@ -100,7 +99,7 @@ def job(network: Network) -> dict[str, Any]:
     """What all ranks are told of the barrier."""
     return {
         "master_address": network.addresses["left"],
-        "tcpstore_port": next(_ports),
+        "tcpstore_port": free_port(),
         "heartbeat_secs": _HEARTBEAT_SECS,
         "timeout_secs": 20,
         "linger_secs": 5,

@@ -8,12 +8,17 @@ import pytest
 
 from barrier_core import Barrier
 from barrier_core.backends.local import LocalBarrier
-from tests.support.signal_injection import Lightning, abort_in_rounds, raise_in_rounds, strike
+from tests.support.signal_injection import (
+    SignalInjector,
+    abort_in_rounds,
+    raise_in_rounds,
+    raise_injected,
+)
 
-STRIKES = 1500
+SIGNALS = 1500
 
 pytestmark = [
-    # SIGALRM is lightning's.
+    # SIGALRM is the injector's.
     pytest.mark.timeout(120, method="thread"),
     # Python ignores what a handler raises in a destructor, and says so.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -36,15 +41,15 @@ def local_barrier() -> LocalBarrier:
 def test_a_handler_that_raises_leaves_the_barrier_to_the_next_call() -> None:
     barrier = Alone(0, 1, 60.0, None)
 
-    with Lightning(strike) as lightning:
-        for _ in range(STRIKES):
-            lightning.strikes(barrier.execute_barrier)
+    with SignalInjector(raise_injected) as injector:
+        for _ in range(SIGNALS):
+            injector.inject_during(barrier.execute_barrier)
             barrier.execute_barrier()
 
 
 def test_a_handler_that_raises_breaks_its_round_or_none() -> None:
-    raise_in_rounds(local_barrier, STRIKES)
+    raise_in_rounds(local_barrier, SIGNALS)
 
 
 def test_a_handler_may_abort_at_any_moment() -> None:
-    abort_in_rounds(local_barrier, STRIKES)
+    abort_in_rounds(local_barrier, SIGNALS)

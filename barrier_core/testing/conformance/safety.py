@@ -8,12 +8,12 @@ import pytest
 
 from barrier_core.contract import Barrier, Capability
 from barrier_core.errors import BarrierUsageError
-from barrier_core.testing import rank_side
+from barrier_core.testing.conformance import rank_side
+from barrier_core.testing.conformance.job import Job
 from barrier_core.testing.conformance.suite import Suite
-from barrier_core.testing.job import Job
 
 
-class RoundTests(Suite):
+class SafetyTests(Suite):
     """Safety and reuse: required of every backend."""
 
     # The class itself.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.torch_ranks import free_port
+from tests.support.ports import free_port
 
 BARRIER = Path(sys.executable).with_name("barrier")
 TORCHRUN = Path(sys.executable).with_name("torchrun")

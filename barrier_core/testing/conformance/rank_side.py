@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-import importlib.util
 import os
-import pickle
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from barrier_core.contract import Barrier
 from barrier_core.hooks import hookimpl, plugin_manager
 from barrier_core.testing.rank_processes import wait_until
+from barrier_core.testing.rank_spec import TEST_TIMEOUT_SECS, Factory, MakeBarrier, RankSpec
 from barrier_core.verdict import RankStatus
 
-TEST_TIMEOUT_SECS = 60.0
-"""The limit that no test is meant to reach."""
 _SETTLE_SECS = 0.1
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which barrier a rank is asked to make."""
-
-    rank: int
-    world_size: int
-    name: str
-    """Differs from test to test: what backends call ``barrier_prefix``."""
-    generation: str = "0"
-    """What backends call ``generation``."""
-    timeout_secs: float = TEST_TIMEOUT_SECS
-    warn_after_secs: float | None = None
-
-    @property
-    def slot(self) -> str:
-        """Where a rank keeps this barrier."""
-        return f"{self.name} {self.generation}"
-
-
-MakeBarrier = Callable[[Place], Barrier]
-"""Makes one rank's barrier, in that rank. Picklable where ranks are processes."""
 
 
 @dataclass(frozen=True)
@@ -75,67 +46,33 @@ class Event(NamedTuple):
     error: BaseException | None = None
 
 
-class Factory:
-    """A `MakeBarrier` on its way to a rank.
-
-    A test module need not be importable by its name in a fresh process: it is then loaded from its
-    file, before the function in it is unpickled.
-    """
-
-    def __init__(self, make: MakeBarrier) -> None:
-        target: Any = make
-        while isinstance(target, functools.partial):
-            target = target.func
-        if not hasattr(target, "__qualname__"):
-            target = type(target)
-        self._module = target.__module__
-        self._file = getattr(sys.modules.get(self._module), "__file__", None)
-        self._pickled = pickle.dumps(make)
-
-    def load(self) -> MakeBarrier:
-        """Return the function, in the rank."""
-        try:
-            importlib.import_module(self._module)
-        except ImportError:
-            if self._file is None:
-                raise
-            spec = importlib.util.spec_from_file_location(self._module, self._file)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[self._module] = module
-            spec.loader.exec_module(module)
-        make: MakeBarrier = pickle.loads(self._pickled)
-        return make
-
-
 _open: dict[tuple[int, str], Barrier] = {}
-"""By worker (a rank's thread or process) and slot."""
+"""By worker (a rank's thread or process) and key."""
 _recorders: dict[tuple[int, str], Recorder] = {}
 
 
-def join(worker: int, factory: Factory | MakeBarrier, place: Place) -> tuple[str, int, type]:
+def join(worker: int, factory: Factory | MakeBarrier, spec: RankSpec) -> tuple[str, int, type]:
     """Make the barrier and keep it; return this rank's host, pid and the barrier's class."""
     make = factory.load() if isinstance(factory, Factory) else factory
-    barrier = _open[worker, place.slot] = make(place)
+    barrier = _open[worker, spec.key] = make(spec)
     return barrier.rank_info.host, os.getpid(), type(barrier)
 
 
-def limits(worker: int, slot: str) -> tuple[float, float | None]:
+def limits(worker: int, key: str) -> tuple[float, float | None]:
     """Return the barrier's hard and soft limit."""
-    barrier = _open[worker, slot]
+    barrier = _open[worker, key]
     return barrier.timeout_secs, barrier.warn_after_secs
 
 
 def visit(
-    worker: int, slot: str, delays: Sequence[float], timeout_secs: float | None, tag: str
+    worker: int, key: str, delays: Sequence[float], timeout_secs: float | None, tag: str
 ) -> list[Visit]:
     """Go through the barrier once for each of ``delays``, after so many seconds; stop at an error.
 
     Returns:
         What happened in each round.
     """
-    barrier = _open[worker, slot]
+    barrier = _open[worker, key]
     visits: list[Visit] = []
     for delay in delays:
         if delay:
@@ -146,9 +83,9 @@ def visit(
     return visits
 
 
-def visit_after(worker: int, slot: str, when: float, timeout_secs: float | None) -> list[Visit]:
+def visit_after(worker: int, key: str, when: float, timeout_secs: float | None) -> list[Visit]:
     """Go through the barrier once, at a point of the monotonic clock that all ranks share."""
-    return visit(worker, slot, [max(when - time.monotonic(), 0.0)], timeout_secs, "")
+    return visit(worker, key, [max(when - time.monotonic(), 0.0)], timeout_secs, "")
 
 
 class _Visitor:
@@ -173,28 +110,28 @@ class _Visitor:
 _visitors: dict[tuple[int, str], _Visitor] = {}
 
 
-def visit_while_a_thread_aborts(worker: int, slot: str, reason: str) -> list[Visit]:
+def visit_while_a_thread_aborts(worker: int, key: str, reason: str) -> list[Visit]:
     """Abort as soon as another thread of this rank is in the barrier; return what that one saw."""
-    visitor = _Visitor(worker, _open[worker, slot])
-    _open[worker, slot].abort(reason)
+    visitor = _Visitor(worker, _open[worker, key])
+    _open[worker, key].abort(reason)
     return visitor.visits()
 
 
-def arrive_twice_at_once(worker: int, slot: str) -> None:
+def arrive_twice_at_once(worker: int, key: str) -> None:
     """Enter the barrier while another thread of this rank is in it; see `visit_of_thread`."""
-    barrier = _open[worker, slot]
-    _visitors[worker, slot] = _Visitor(worker, barrier)
+    barrier = _open[worker, key]
+    _visitors[worker, key] = _Visitor(worker, barrier)
     barrier.execute_barrier()
 
 
-def visit_of_thread(worker: int, slot: str) -> list[Visit]:
+def visit_of_thread(worker: int, key: str) -> list[Visit]:
     """Wait until the thread of `arrive_twice_at_once` has left; return what it saw."""
-    return _visitors.pop((worker, slot)).visits()
+    return _visitors.pop((worker, key)).visits()
 
 
-def visit_until_interrupted(worker: int, slot: str, timeout_secs: float | None) -> list[Visit]:
+def visit_until_interrupted(worker: int, key: str, timeout_secs: float | None) -> list[Visit]:
     """Go through the barrier once; Ctrl-C is pressed while this rank, a process, waits in it."""
-    barrier = _open[worker, slot]
+    barrier = _open[worker, key]
     before = barrier.round
 
     def press() -> None:
@@ -206,9 +143,9 @@ def visit_until_interrupted(worker: int, slot: str, timeout_secs: float | None) 
     return [_watched(worker, barrier, lambda: barrier.execute_barrier(timeout_secs))]
 
 
-def go_through_phase(worker: int, slot: str, tag: str, problem: str) -> list[Visit]:
+def go_through_phase(worker: int, key: str, tag: str, problem: str) -> list[Visit]:
     """Run a phase; with a ``problem``, leave it by an exception that says so."""
-    barrier = _open[worker, slot]
+    barrier = _open[worker, key]
 
     def phase() -> None:
         with barrier.phase(tag):
@@ -228,21 +165,21 @@ def _watched(worker: int, barrier: Barrier, action: Callable[[], None]) -> Visit
     return Visit(worker, entered, time.monotonic(), barrier.round, error)
 
 
-def call(worker: int, slot: str, method: str, *args: object) -> None:
+def call(worker: int, key: str, method: str, *args: object) -> None:
     """Call one of the barrier's methods."""
-    getattr(_open[worker, slot], method)(*args)
+    getattr(_open[worker, key], method)(*args)
 
 
-def use_as_context(worker: int, slot: str) -> bool:
+def use_as_context(worker: int, key: str) -> bool:
     """Leave the barrier by the end of a ``with`` block; return whether it is closed then."""
-    with _open[worker, slot] as barrier:
+    with _open[worker, key] as barrier:
         pass
     return barrier.closed
 
 
-def enter_phase(worker: int, slot: str) -> None:
+def enter_phase(worker: int, key: str) -> None:
     """Enter a phase, and leave it by an exception of its own."""
-    with _open[worker, slot].phase("undeclared"):
+    with _open[worker, key].phase("undeclared"):
         raise AssertionError("the phase began, although the backend does not declare ABORT")
 
 
@@ -288,15 +225,15 @@ class Recorder:
                 raise RuntimeError("this observer always raises; the conformance suite wants it so")
 
 
-def listen(worker: int, slot: str, raises: bool) -> None:
+def listen(worker: int, key: str, raises: bool) -> None:
     """Observe the barrier from now on."""
-    recorder = _recorders[worker, slot] = Recorder(_open[worker, slot], raises)
+    recorder = _recorders[worker, key] = Recorder(_open[worker, key], raises)
     plugin_manager.register(recorder)
 
 
-def heard(worker: int, slot: str) -> list[Event]:
+def heard(worker: int, key: str) -> list[Event]:
     """Return what the observer has been told."""
-    return _recorders[worker, slot].events
+    return _recorders[worker, key].events
 
 
 def stop_listening(worker: int) -> None:

@@ -11,8 +11,9 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import pytest
 
 from barrier_core.errors import BarrierFailedError
-from barrier_core.testing import rank_side
-from barrier_core.testing.rank_side import Event, Factory, MakeBarrier, Place, Visit
+from barrier_core.testing.conformance import rank_side
+from barrier_core.testing.conformance.rank_side import Event, Visit
+from barrier_core.testing.rank_spec import Factory, MakeBarrier, RankSpec
 from barrier_core.verdict import Verdict
 
 T = TypeVar("T")
@@ -96,22 +97,24 @@ class Job:
 
     # Making barriers.
 
-    def place(self, rank: int, **changes: Any) -> Place:
+    def spec(self, rank: int, **changes: Any) -> RankSpec:
         """Say which barrier a rank is to make: this job's, but for the changes."""
-        return Place(**{"rank": rank, "world_size": self._world_size, "name": self.name, **changes})
+        return RankSpec(
+            **{"rank": rank, "world_size": self._world_size, "name": self.name, **changes}
+        )
 
-    def slot(self, name: str | None = None, generation: str = "0") -> str:
+    def key(self, name: str | None = None, generation: str = "0") -> str:
         """Return where the ranks keep a barrier."""
-        return self.place(0, name=name or self.name, generation=generation).slot
+        return self.spec(0, name=name or self.name, generation=generation).key
 
-    def start_join(self, worker: int, place: Place) -> Call[tuple[str, int, type]]:
+    def start_join(self, worker: int, spec: RankSpec) -> Call[tuple[str, int, type]]:
         """Have a worker begin to make a barrier."""
-        return self.ranks.start(worker, rank_side.join, self.factory, place)
+        return self.ranks.start(worker, rank_side.join, self.factory, spec)
 
     def join(self, ranks: Sequence[int] | None = None, **changes: Any) -> list[type]:
         """Have ranks make the barrier, all at once; return the class of each one's."""
         chosen = self.everyone if ranks is None else ranks
-        calls = {rank: self.start_join(rank, self.place(rank, **changes)) for rank in chosen}
+        calls = {rank: self.start_join(rank, self.spec(rank, **changes)) for rank in chosen}
         classes = []
         for rank, call in calls.items():
             error = self.error_of(rank, call, "making its barrier")
@@ -121,12 +124,12 @@ class Job:
             host, pid, cls = call.result(0)
             self.identities[rank] = (host, pid)
             classes.append(cls)
-            self._note(rank, f"made its barrier ({_described(self.place(rank, **changes))})")
+            self._note(rank, f"made its barrier ({_described(self.spec(rank, **changes))})")
         return classes
 
-    def join_error(self, worker: int, place: Place) -> BaseException | None:
+    def join_error(self, worker: int, spec: RankSpec) -> BaseException | None:
         """Have a worker make a barrier; return what it raised."""
-        return self.error_of(worker, self.start_join(worker, place), "joining")
+        return self.error_of(worker, self.start_join(worker, spec), "joining")
 
     # Going through the barrier.
 
@@ -138,14 +141,14 @@ class Job:
         max_delay_secs: float = 0.0,
         timeout_secs: float | None = None,
         tag: str = "",
-        slot: str | None = None,
+        key: str | None = None,
     ) -> Arrivals:
         """Start ``execute_barrier`` on ranks, some rounds, each after a random delay."""
         return {
             rank: self.ranks.start(
                 rank,
                 rank_side.visit,
-                slot or self.slot(),
+                key or self.key(),
                 [self.random.uniform(0, max_delay_secs) for _ in range(rounds)],
                 timeout_secs,
                 tag,
@@ -155,7 +158,7 @@ class Job:
 
     def start(self, rank: int, function: Callable[..., T], *args: Any) -> Call[T]:
         """Start one of `rank_side`'s functions on this job's barrier."""
-        return self.ranks.start(rank, function, self.slot(), *args)
+        return self.ranks.start(rank, function, self.key(), *args)
 
     def run(self, rank: int, function: Callable[..., T], *args: Any) -> T:
         """Run one of `rank_side`'s functions on this job's barrier."""
@@ -318,5 +321,5 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _described(place: Place) -> str:
-    return f"name {place.name!r}, generation {place.generation!r}"
+def _described(spec: RankSpec) -> str:
+    return f"name {spec.name!r}, generation {spec.generation!r}"
