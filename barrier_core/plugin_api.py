@@ -76,6 +76,7 @@ from barrier_core.options import (
     check_seconds,
 )
 from barrier_core.tags import tag_without_numbers
+from barrier_core.this_process import Owner, after_fork
 from barrier_core.verdict import RankState, RankStatus, Verdict, VerdictKind, format_ranks
 
 __all__ = [
@@ -114,6 +115,7 @@ __all__ = [
     "LingerSecs",
     "Meta",
     "ObservedBarrier",
+    "Owner",
     "PassedRound",
     "ProgressExtendsDeadline",
     "RankConflictError",
@@ -131,6 +133,7 @@ __all__ = [
     "Verdict",
     "VerdictKind",
     "WarnAfterSecs",
+    "after_fork",
     "check_name",
     "check_seconds",
     "describe_exception",

@@ -13,7 +13,7 @@ from barrier_core.testing.rank_processes import RankProcesses, state, wait_until
 from benchmarks.contender import HOST, connect_tcp_store, serve_tcp_store
 
 STORE = "growth"
-COLLECT_EVERY = 32  # rounds, as on rank 0 of a real barrier
+BATCH_ROUNDS = 32  # rounds, as on rank 0 of a real barrier
 PROCESSES = 8
 ABORTER = PROCESSES
 """One more process, for the rank that the others wait for."""
@@ -221,9 +221,9 @@ def run_rounds(rank: int, rounds: int) -> None:
         for place, line in enumerate(lines):
             line.arrive(series[place], number)
         assert all(line.wait(60.0) for line in lines)
-        if number % COLLECT_EVERY == 0:
-            old = [keys.round(past, "") for past in range(number - COLLECT_EVERY, number)]
-            lines[0].remove([key for both in old for key in (both.bell, both.log)])
+        if number % BATCH_ROUNDS == 0:
+            old = [keys.round(past, "") for past in range(number - BATCH_ROUNDS, number)]
+            lines[0].remove([key for both in old for key in (both.release, both.log)])
 
 
 def close_lines(rank: int) -> None:

@@ -26,7 +26,7 @@ class NoopBarrier(Barrier):
 
     barrier_type = "benchmark_noop"
 
-    def _wait(self, timeout_secs: float, tag: str) -> None:
+    def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         pass
 
 
@@ -117,7 +117,7 @@ def _rounds(blocks: int, calls: int) -> list[list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         trace = TraceObserver(folder)
         for _ in range(blocks):
-            times[0].append(_time(lambda: barrier._wait(1.0, ""), calls))
+            times[0].append(_time(lambda: barrier._wait(1, 1.0, ""), calls))
             for observer, micros in zip((None, Observer(), trace), times[1:], strict=True):
                 if observer is not None:
                     plugin_manager.register(observer)

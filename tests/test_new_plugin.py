@@ -179,7 +179,9 @@ def test_the_tutorial_shows_what_is_in_the_example(language: str) -> None:
     unknown = [block for block in blocks(language) if block not in source]
 
     assert [block.splitlines()[0] for block in unknown] == (
-        ["def _wait(self, timeout_secs: float, tag: str) -> None:"] if language == "python" else []
+        ["def _wait(self, number: int, timeout_secs: float, tag: str) -> None:"]
+        if language == "python"
+        else []
     )
 
 

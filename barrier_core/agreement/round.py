@@ -224,7 +224,10 @@ class Rounds:
         self.client.arrive(series, number)
 
     def await_release(self) -> bool:
-        """Wait for the release signal, for something in the mailbox, or for the deadline."""
+        """Wait for the release signal, for a reason in the mailbox, or for the deadline."""
+        # A brief wait may have used up the wake that came with it.
+        if self._slow is not None and next_reason(self._mailbox, self._slow.number) is not None:
+            return False
         return self.client.wait(max(self._deadline - time.monotonic(), 0.0))
 
     def next_reason(self, number: int) -> Reason | None:

@@ -30,10 +30,10 @@ from barrier_core.verdict import RankStatus
 
 logger = logging.getLogger("barrier_core")
 
-_ASK_SECS = 0.3
+ASK_SECS = 0.3
 """How often a waiting rank asks whether the round has been decided, which bounds how fast an abort
 reaches it. 1,000 waiting ranks ask 3,300 times a second."""
-_LOOK_SECS = 0.5
+LOOK_SECS = 0.5
 """How often a monitor looks who is missing and whether they live."""
 _MONITORS = 3
 """Ranks that look who is missing as often as that: the first to arrive. All would cost O(N^2)."""
@@ -209,7 +209,7 @@ class Watcher:
         """Return how long to sleep, in seconds; None: until there is something to do."""
         now = time.monotonic()
         pauses = [
-            *([_ASK_SECS] if self._slow is not None or self._client is None else []),
+            *([ASK_SECS] if self._slow is not None or self._client is None else []),
             *([self._next_progress - now] if self._progress_is_new else []),
             *([self._next_beat - now] if self._heartbeat_secs else []),
         ]
@@ -268,9 +268,9 @@ class Watcher:
     def _look_again_after(self, slow: SlowRound) -> float:
         """Return the seconds until this rank's next look: all together cost the store O(N)."""
         if self._rank in slow.arrived[:_MONITORS]:
-            return _LOOK_SECS
+            return LOOK_SECS
         # At random, since all ranks have begun to wait at once and must not look at once.
-        return max(_LOOK_SECS, 2 * random.random() * _OTHERS_LOOK_SECS * self._world_size)
+        return max(LOOK_SECS, 2 * random.random() * _OTHERS_LOOK_SECS * self._world_size)
 
     def _look(self, client: StoreClient, slow: SlowRound) -> Reason | None:
         """Look who is missing from the round's log, and whether they live."""

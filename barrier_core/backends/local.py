@@ -93,7 +93,7 @@ class LocalClient(StoreClient):
             self._store.changed.notify_all()
 
 
-_STORE = LocalStore()
+STORE = LocalStore()
 
 
 class LocalBarrier(StoreBarrier):
@@ -126,7 +126,7 @@ class LocalBarrier(StoreBarrier):
         super().__init__(
             global_rank,
             global_world_size,
-            store=StoreAccess("store of this process", lambda: LocalClient(_STORE)),
+            store=StoreAccess("store of this process", lambda: LocalClient(STORE)),
             barrier_prefix=barrier_prefix,
             generation=generation,
             timeout_secs=timeout_secs,

@@ -40,7 +40,7 @@ class OneRank(Barrier):
     def __init__(self) -> None:
         super().__init__(0, 1)
 
-    def _wait(self, timeout_secs: float, tag: str) -> None:
+    def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         pass
 
 

@@ -30,37 +30,40 @@ from barrier_core import (
     hookimpl,
 )
 from barrier_core.agreement.barrier import StoreBarrier
-from barrier_core.agreement.cleanup import COLLECT_EVERY
+from barrier_core.agreement.cleanup import BATCH_ROUNDS
 from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.round_log import parse, passed
-from barrier_core.agreement.store import BRIEF_SECS, Connect, StoreClient
+from barrier_core.agreement.store import BRIEF_SECS, Joining, StoreAccess, StoreClient
 from barrier_core.agreement.watcher import Watcher
-from barrier_core.backends.local import _STORE, LocalBarrier, LocalClient
+from barrier_core.backends.local import STORE, LocalBarrier, LocalClient
 from barrier_core.hooks import plugin_manager
 
 SHORT_SECS = 0.6  # a hard limit that is meant to pass
 
 
-class PollingLine(LocalClient):
-    """A line to a store that cannot block: waiting is asking again and again."""
+class PollingClient(LocalClient):
+    """A client of a store that cannot block: waiting is asking again and again."""
 
     wait = StoreClient.wait
     wake = StoreClient.wake
 
 
-class LateLine(LocalClient):
-    """A line that hears that all have arrived only when its time is over."""
+class LateClient(LocalClient):
+    """A client that learns that all have arrived only when its time is over."""
 
     def wait(self, timeout_secs: float) -> bool:
         log, world_size = self._waits_for
-        wait_until(lambda: passed(_STORE.values[log], world_size))
+        wait_until(lambda: passed(STORE.values[log], world_size))
         time.sleep(timeout_secs)
         return False
 
 
 class PollingBarrier(StoreBarrier):
     barrier_type = "polling"
-    line_class: type[LocalClient] = PollingLine
+    client_class: type[LocalClient] = PollingClient
+
+    def access(self) -> StoreAccess:
+        return StoreAccess("store that is asked", lambda: self.client_class(STORE))
 
     def __init__(
         self, global_rank: int, global_world_size: int, barrier_prefix: str, timeout_secs: float
@@ -68,8 +71,7 @@ class PollingBarrier(StoreBarrier):
         super().__init__(
             global_rank,
             global_world_size,
-            connect=lambda: self.line_class(_STORE),
-            store_name="store that is asked",
+            store=self.access(),
             barrier_prefix=barrier_prefix,
             generation=None,
             timeout_secs=timeout_secs,
@@ -80,19 +82,27 @@ class PollingBarrier(StoreBarrier):
 
 
 class LateBarrier(PollingBarrier):
-    line_class = LateLine
+    client_class = LateClient
 
 
-class FollowingBarrier(LocalBarrier):
+class FollowingAccess(StoreAccess):
     """Its ranks wait for rank 0, as those of a store that rank 0 hosts do."""
 
     patience_secs = 20.0
 
-    def _open(self, connect: Connect) -> StoreClient:
-        line = super()._open(connect)
-        if self._rank != 0:
-            self._wait_for_host(line, time.monotonic() + self.patience_secs)
-        return line
+    def __init__(self) -> None:
+        super().__init__("store with a host", lambda: LocalClient(STORE))
+
+    def open(self, joining: Joining) -> StoreClient:
+        client = super().open(joining)
+        if joining.rank != 0:
+            joining.wait_for_host(client, time.monotonic() + self.patience_secs)
+        return client
+
+
+class FollowingBarrier(PollingBarrier):
+    def access(self) -> StoreAccess:
+        return FollowingAccess()
 
 
 class Job:
@@ -120,7 +130,7 @@ class Job:
     @property
     def keys(self) -> list[str]:
         """What the store holds of this job."""
-        return [key for key in list(_STORE.values) if key.startswith(f"barrier/{self.prefix}/")]
+        return [key for key in list(STORE.values) if key.startswith(f"barrier/{self.prefix}/")]
 
     def close(self) -> None:
         for barrier in self._opened:
@@ -184,7 +194,7 @@ def verdict_of(error: BaseException | None) -> Verdict:
 
 
 def log_of(barrier: StoreBarrier, number: int) -> bytes:
-    return _STORE.values.get(barrier._keys.round(number, "").log, b"")
+    return STORE.values.get(barrier._keys.round(number, "").log, b"")
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -203,7 +213,7 @@ def wait_until_arrived(*barriers: StoreBarrier, number: int = 1) -> None:
 
 
 def wait_until_removed(key: str) -> None:
-    wait_until(lambda: key not in _STORE.values)
+    wait_until(lambda: key not in STORE.values)
 
 
 @contextmanager
@@ -268,12 +278,12 @@ def test_no_two_rounds_share_a_key(
 ) -> None:
     def keys(prefix: str, generation: str, number: int, tag: str) -> set[str]:
         found = Keys(prefix, generation)
-        whole = {found.verdict, found.alarm, found.passed, found.shape, found.left, found.collected}
+        whole = {found.verdict, found.alarm, found.passed, found.job, found.left, found.cleaned_up}
         return {
             *astuple(found.round(number, tag)),
             *whole,
             found.member(number),
-            found.pulse(number),
+            found.heartbeat(number),
         }
 
     mine, theirs = keys(*one, tag), keys(*other, other_tag)
@@ -297,7 +307,7 @@ def test_a_rank_that_gives_up_too_late_passes_like_the_others(
         log = parse(log_of(late, number))
         assert log.broken_by is not None
         assert log.broken_by.kind == "timeout"
-        assert _STORE.values[late._keys.passed] == b"%d" % number
+        assert STORE.values[late._keys.passed] == b"%d" % number
 
 
 # Failing: one verdict.
@@ -612,7 +622,7 @@ def test_a_rank_that_missed_a_barrier_comes_to_the_one_that_rank_0_has_made_sinc
 def test_a_rank_does_not_wait_for_rank_0_for_ever(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FollowingBarrier, "patience_secs", 0.1)
+    monkeypatch.setattr(FollowingAccess, "patience_secs", 0.1)
     for _ in range(2):
         with pytest.raises(BarrierSetupError, match=r"rank 0 has not come to .* 0\.0\. Start all"):
             job.barrier(1, 2, barrier_class=FollowingBarrier)
@@ -650,7 +660,7 @@ def test_a_rank_of_another_protocol_version_is_refused_and_the_others_are_told(
     ranks = arriving(job.barrier(0, 2))
     monkeypatch.setattr("barrier_core.agreement.membership.PROTOCOL_VERSION", 7)
 
-    with pytest.raises(RankConflictError, match=r"version 7, .* version 1; install one version"):
+    with pytest.raises(RankConflictError, match=r"version 7, .* version 2; install one version"):
         job.barrier(1, 2)
 
     verdict = ranks.verdict()
@@ -671,12 +681,12 @@ def test_the_store_holds_no_more_after_many_rounds_and_nothing_in_the_end(job: J
             barrier.execute_barrier()
             if barrier is barriers[0] and number % 100 == 0:
                 # Removal is behind, by a batch and by how slow the watcher's thread is.
-                wait_until(lambda: len(job.keys) < 3 * COLLECT_EVERY)
+                wait_until(lambda: len(job.keys) < 3 * BATCH_ROUNDS)
                 most = max(most, len(job.keys))
 
     Ranks(*[lambda barrier=b: go(barrier) for b in barriers]).pass_()
 
-    assert most > COLLECT_EVERY, "what is looked at is not what the rounds leave"
+    assert most > BATCH_ROUNDS, "what is looked at is not what the rounds leave"
     job.close()
     assert job.keys == [f"barrier/{job.prefix}/generations"]
 
@@ -687,7 +697,7 @@ def test_nothing_is_left_however_far_behind_the_removal_is(
     monkeypatch.setattr(Watcher, "collect", lambda *_: None)  # it never comes to it
     barrier = job.barrier(0, 1)
 
-    for _ in range(20 * COLLECT_EVERY):
+    for _ in range(20 * BATCH_ROUNDS):
         barrier.execute_barrier()
 
     barrier.close()
@@ -703,14 +713,14 @@ def test_rounds_that_pass_although_they_are_interrupted_leave_nothing_either(
         raise Interrupted("all have arrived")
 
     monkeypatch.setattr(LocalClient, "wait_briefly", interrupt)
-    for number in range(1, 3 * COLLECT_EVERY + 1):
+    for number in range(1, 3 * BATCH_ROUNDS + 1):
         with pytest.raises(Interrupted):
             barrier.execute_barrier()
         assert barrier.round == number
     assert barrier.failed is None
 
-    wait_until_removed(barrier._keys.round(2 * COLLECT_EVERY - 1, "").log)
-    assert len(job.keys) < 3 * COLLECT_EVERY
+    wait_until_removed(barrier._keys.round(2 * BATCH_ROUNDS - 1, "").log)
+    assert len(job.keys) < 3 * BATCH_ROUNDS
 
 
 def test_nothing_is_left_after_failures(job: Job) -> None:
@@ -734,7 +744,7 @@ def test_a_generation_that_was_never_closed_is_removed_by_the_next_but_one(job: 
 
 
 def test_the_keys_of_the_round_just_passed_stay(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("barrier_core.agreement.barrier.COLLECT_EVERY", 1)  # after every round
+    monkeypatch.setattr("barrier_core.agreement.cleanup.BATCH_ROUNDS", 1)  # after every round
     barriers = job.barriers(2)
 
     for number in range(1, 6):

@@ -43,7 +43,7 @@ class Recorder(Barrier):
         self.meanwhile: Callable[[], None] = do_nothing
         """What happens while this rank waits."""
 
-    def _wait(self, timeout_secs: float, tag: str) -> None:
+    def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         self.asked.append(("wait", self.round, timeout_secs, tag))
         self.meanwhile()
 
@@ -62,7 +62,7 @@ class Modest(Barrier):
 
     barrier_type = "modest"
 
-    def _wait(self, timeout_secs: float, tag: str) -> None:
+    def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         pass
 
 
@@ -72,7 +72,7 @@ class Boastful(Barrier):
     barrier_type = "boastful"
     capabilities = Capability.ABORT | Capability.PROGRESS
 
-    def _wait(self, timeout_secs: float, tag: str) -> None:
+    def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         pass
 
 

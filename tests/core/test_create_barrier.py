@@ -45,7 +45,7 @@ class Sample(Barrier):
         self.barrier_prefix = barrier_prefix
         self.port = port
 
-    def _wait(self, timeout_secs: float, tag: str) -> None:
+    def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         pass
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from barrier_core import BarrierConnectionError, BarrierTimeoutError, BarrierUsageError
 from barrier_core.agreement.store import StoreLostError
-from barrier_core.backends.local import _STORE, LocalBarrier, LocalClient
+from barrier_core.backends.local import STORE, LocalBarrier, LocalClient
 
 WORLD_SIZE = 3
 
@@ -23,7 +23,7 @@ def barriers(request: pytest.FixtureRequest) -> Iterator[list[LocalBarrier]]:
     yield barriers
     for barrier in barriers:
         barrier.close()
-    assert not [key for key in _STORE.values if request.node.name in key and "gathered" in key]
+    assert not [key for key in STORE.values if request.node.name in key and "gathered" in key]
 
 
 @pytest.fixture

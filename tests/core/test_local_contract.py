@@ -32,4 +32,4 @@ class TestLocal(BarrierContract):
 
     @pytest.fixture
     def count_keys(self) -> Callable[[], int]:
-        return lambda: len(local._STORE.values)
+        return lambda: len(local.STORE.values)

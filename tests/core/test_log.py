@@ -123,11 +123,11 @@ FIRST_AT_ONCE = """
 import os, sys, threading
 import msgspec
 from barrier_core import RankStatus, Verdict
-from barrier_core.agreement import log, roster
+from barrier_core.agreement import membership, round_log
 
 sys.setswitchinterval(1e-6)
 verdict = msgspec.json.encode(Verdict("dead", 1, missing=(RankStatus(1),)))
-member = msgspec.json.encode(roster.Member(0, "gpu-0", 1, 2, "boot", ("10.0.0.1", 1)))
+member = msgspec.json.encode(membership.Member(0, "gpu-0", 1, 2, "boot", ("10.0.0.1", 1)))
 crashed = 0
 for _ in range(30):
     child = os.fork()
@@ -136,8 +136,8 @@ for _ in range(30):
 
         def decode():
             together.wait()
-            log.decode_verdict(verdict)
-            roster._decode_member(member)
+            round_log.decode_verdict(verdict)
+            membership.decode_member(member)
 
         threads = [threading.Thread(target=decode) for _ in range(8)]
         for thread in threads:

@@ -30,7 +30,7 @@ class Alone(Barrier):
 
     barrier_type = "alone"
 
-    def _wait(self, timeout_secs: float, tag: str) -> None:
+    def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         pass
 
 

@@ -45,7 +45,7 @@ class Alone(Barrier):
         super().__init__(rank, rank + 1)
         self.raises = raises
 
-    def _wait(self, timeout_secs: float, tag: str) -> None:
+    def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         if self.raises is not None:
             raise self.raises
 

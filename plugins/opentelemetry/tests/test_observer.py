@@ -35,7 +35,7 @@ class OneRank(Barrier):
         super().__init__(0, 1)
         self._errors = iter(errors)
 
-    def _wait(self, timeout_secs: float, tag: str) -> None:
+    def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         error = next(self._errors, None)
         if error is not None:
             raise error
@@ -246,7 +246,7 @@ def test_an_observer_that_comes_in_the_middle_of_a_round_reports_from_the_next_o
     memory: Memory,
 ) -> None:
     class Late(OneRank):
-        def _wait(self, timeout_secs: float, tag: str) -> None:
+        def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
             if not plugin_manager.is_registered(memory.observer):
                 plugin_manager.register(memory.observer)
 

@@ -9,9 +9,9 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from barrier_core.plugin_api import BarrierConfigError, BarrierSetupError
+from barrier_core.plugin_api import BarrierConfigError, BarrierSetupError, Owner, after_fork
 
 
 class Endpoint(NamedTuple):
@@ -69,12 +69,6 @@ def endpoint_of(store: Any) -> Endpoint:
     return Endpoint(inner.host, inner.port, namespace)
 
 
-_servers: dict[tuple[int, Endpoint], Any] = {}
-"""The servers of this process, by its pid: a forked child has none, and ends none."""
-_users: Counter[tuple[int, Endpoint]] = Counter()
-_one_at_a_time = threading.Lock()
-
-
 class HostedStore:
     """One barrier's share in the server that this process hosts at an endpoint.
 
@@ -90,24 +84,43 @@ class HostedStore:
         BarrierSetupError: See `host_store`.
     """
 
+    _servers: ClassVar[dict[Endpoint, Any]] = {}
+    _users: ClassVar[Counter[Endpoint]] = Counter()
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+    _of_the_parent: ClassVar[list[Any]] = []
+    """Kept in a forked child: torch's object has no server thread there that it could end."""
+
     def __init__(self, endpoint: Endpoint, use_libuv: bool) -> None:
-        self._key = (os.getpid(), endpoint)
+        self._endpoint = endpoint
+        self._owner = Owner()
         self._is_released = False
-        with _one_at_a_time:
-            if not _users[self._key]:
-                _servers[self._key] = host_store(endpoint, use_libuv)
-            _users[self._key] += 1
+        with self._lock:
+            if not self._users[endpoint]:
+                self._servers[endpoint] = host_store(endpoint, use_libuv)
+            self._users[endpoint] += 1
 
     def release(self) -> None:
         """Have the server end, unless other barriers use it: the port is free on return."""
-        # In a forked child torch's object has no server thread that it could end: it stays.
-        with _one_at_a_time:
-            if self._is_released or self._key[0] != os.getpid():
+        if not self._owner.is_this_process():
+            return
+        with self._lock:
+            if self._is_released:
                 return
             self._is_released = True
-            _users[self._key] -= 1
-            if not _users[self._key]:
-                del _users[self._key], _servers[self._key]
+            self._users[self._endpoint] -= 1
+            if not self._users[self._endpoint]:
+                del self._users[self._endpoint], self._servers[self._endpoint]
+
+    @classmethod
+    def forget_all(cls) -> None:
+        """Start afresh in a forked child."""
+        cls._lock = threading.Lock()
+        cls._of_the_parent.extend(cls._servers.values())
+        cls._servers.clear()
+        cls._users.clear()
+
+
+after_fork(HostedStore.forget_all)
 
 
 def host_store(endpoint: Endpoint, use_libuv: bool) -> Any:

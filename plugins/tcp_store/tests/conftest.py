@@ -132,7 +132,7 @@ def any_job(request: pytest.FixtureRequest, new_job: NewJob, libuv_port: int) ->
     if request.param == "older":
         port: int = request.getfixturevalue("older_port")
         return new_job(agent_port=port)
-    return new_job(agent_port=libuv_port, can_ring=request.param == "libuv")
+    return new_job(agent_port=libuv_port, can_count=request.param == "libuv")
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def wait_until_arrived(job: Job, ranks: Collection[int], number: int = 1) -> Non
 
 def wait_until_reported(job: Job, rank: int, progress: str) -> None:
     """Return once the store knows of a rank's progress."""
-    pulse = keys_of(job).pulse(rank)
+    pulse = keys_of(job).heartbeat(rank)
     with closing(line_to(job)) as line:
         wait_until(lambda: progress.encode() in (line.read([pulse])[0] or b""), "it is known", 10)
 

@@ -21,7 +21,7 @@ from barrier_core.errors import BarrierError, BrokenBarrierError
 from barrier_core.testing.rank_processes import state, wait_until
 from barrier_core.verdict import Verdict
 from barrier_tcp_store import TCPStoreBarrier
-from barrier_tcp_store.hosting import Place, host_store
+from barrier_tcp_store.hosting import Endpoint, host_store
 
 _one_environment = threading.Lock()  # for all threads of a process: one at a time changes it
 
@@ -34,7 +34,7 @@ class Job:
     world_size: int = 4
     agent_port: int | None = None
     """Port of a store that outlives the ranks, as torchrun has one; None: rank 0 hosts it."""
-    can_ring: bool = True
+    can_count: bool = True
     """False: do as if the server were too old for BARRIER. torch 2.13 is the first that has it, and
     the one that is installed; so this is the only way to see the older ones' fallback."""
     generation: str = "0"
@@ -71,7 +71,7 @@ class Job:
 
 def pretend_old_server(job: Job) -> AbstractContextManager[object]:
     """Have barriers that are made meanwhile wait as a server without BARRIER needs it."""
-    if job.can_ring:
+    if job.can_count:
         return nullcontext()
     return mock.patch.object(TCPStoreBarrier, "_can_ring", return_value=False)
 
@@ -302,7 +302,7 @@ def serve_store(rank: int, port: int, use_libuv: bool) -> None:
     left to itself, a client is ``::ffff:127.0.0.1``: that is in no hosts file, and so the server's
     thread waits for the DNS at every connection.
     """
-    state[f"server {port}"] = host_store(Place("127.0.0.1", port), use_libuv)
+    state[f"server {port}"] = host_store(Endpoint("127.0.0.1", port), use_libuv)
 
 
 def count_keys(rank: int, port: int) -> int:

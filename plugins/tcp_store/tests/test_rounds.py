@@ -50,7 +50,7 @@ def test_nobody_leaves_a_round_before_all_have_entered_it(
 ) -> None:
     counters = tmp_path / "counters"
     counters.write_bytes(bytes(8 * len(ranks)))
-    rounds = 2000 if any_job.can_ring else 300
+    rounds = 2000 if any_job.can_count else 300
     ranks.run_all(join, any_job)
     ranks.run_all(go_through_with_delays, any_job, rounds, counters)
     assert list(memoryview(counters.read_bytes()).cast("Q")) == [rounds] * len(ranks)
@@ -92,12 +92,12 @@ def race_in_threads(rank: int, job: Job, timeouts: list[float]) -> list[Verdict 
 
 # Some with the watcher already at work (it comes after 0.25 s), most without.
 @pytest.mark.parametrize(
-    ("can_ring", "timeouts"), [(True, [0.05] * 48 + [0.33] * 12), (False, [0.05] * 8)]
+    ("can_count", "timeouts"), [(True, [0.05] * 48 + [0.33] * 12), (False, [0.05] * 8)]
 )
 def test_a_timeout_that_races_with_the_last_arrival_is_never_split(
-    ranks: RankProcesses, new_job: NewJob, can_ring: bool, timeouts: list[float]
+    ranks: RankProcesses, new_job: NewJob, can_count: bool, timeouts: list[float]
 ) -> None:
-    job = new_job(can_ring=can_ring, heartbeat_secs=0)
+    job = new_job(can_count=can_count, heartbeat_secs=0)
     races = list(zip(*ranks.run_all(race_in_threads, job, timeouts), strict=True))
     assert len(races) == len(timeouts) * RACES_AT_ONCE
     counts: Counter[str] = Counter()

