@@ -88,18 +88,38 @@ def visit_after(worker: int, key: str, when: float, timeout_secs: float | None) 
     return visit(worker, key, [max(when - time.monotonic(), 0.0)], timeout_secs, "")
 
 
+class _Entrance:
+    """Tells when this rank enters its barrier."""
+
+    def __init__(self, barrier: Barrier) -> None:
+        self._barrier = barrier
+        self._entered = threading.Event()
+        plugin_manager.register(self)
+
+    @hookimpl
+    def barrier_enter(self, barrier: Barrier) -> None:
+        """Note it."""
+        if barrier is self._barrier:
+            self._entered.set()
+
+    def wait(self) -> None:
+        """Return once the rank has entered; it may not have begun to wait."""
+        assert self._entered.wait(TEST_TIMEOUT_SECS), "no thread has entered the barrier"
+        plugin_manager.unregister(self)
+
+
 class _Visitor:
     """A thread of a rank that goes through the barrier once, and is in it from now on."""
 
     def __init__(self, worker: int, barrier: Barrier) -> None:
         self._visits: list[Visit] = []
-        before = barrier.round
+        entrance = _Entrance(barrier)
         self._thread = threading.Thread(
             target=lambda: self._visits.append(_watched(worker, barrier, barrier.execute_barrier)),
             daemon=True,
         )
         self._thread.start()
-        wait_until(lambda: barrier.round > before, "the thread is in the barrier")
+        entrance.wait()
 
     def visits(self) -> list[Visit]:
         """Wait until it has left the barrier; return what it saw."""
@@ -132,10 +152,10 @@ def visit_of_thread(worker: int, key: str) -> list[Visit]:
 def visit_until_interrupted(worker: int, key: str, timeout_secs: float | None) -> list[Visit]:
     """Go through the barrier once; Ctrl-C is pressed while this rank, a process, waits in it."""
     barrier = _open[worker, key]
-    before = barrier.round
+    entrance = _Entrance(barrier)
 
     def press() -> None:
-        wait_until(lambda: barrier.round > before, "this rank is in the barrier")
+        entrance.wait()
         time.sleep(_SETTLE_SECS)  # nothing tells of an unknown backend that it has begun to wait
         os.kill(os.getpid(), signal.SIGINT)
 

@@ -39,10 +39,10 @@ class Backend(Barrier):
         if no_store == global_rank:
             raise BarrierSetupError("there is no store")
 
-    def _wait(self, timeout_secs, tag):
+    def _wait(self, number, timeout_secs, tag):
         if self.says:
-            print(f"round {self.round} {tag!r} for {timeout_secs:g} s", flush=True)
-        if self.round == 3:
+            print(f"round {number} {tag!r} for {timeout_secs:g} s", flush=True)
+        if number == 3:
             self.plan.get(self.rank_info.global_rank, lambda: None)()
 
     def fail(self):
@@ -315,7 +315,7 @@ from barrier_core import Barrier
 class Backend(Barrier):
     barrier_type = "waiting"
 
-    def _wait(self, timeout_secs, tag):
+    def _wait(self, number, timeout_secs, tag):
         print("waits", flush=True)
         threading.Event().wait()
 """
