@@ -33,11 +33,11 @@ def after_fork(callback: Callable[[], object]) -> None:
     fork, and in a child that runs another program.
 
     Args:
-        callback: A function, which is kept for ever; or a method, which is called as long as its
-            object exists, and does not keep the object alive.
+        callback: A function or a class method, which is kept for ever; or a method, which is called
+            as long as its object exists, and does not keep the object alive.
     """
     number = next(_numbers)
-    if isinstance(callback, MethodType):
+    if isinstance(callback, MethodType) and not isinstance(callback.__self__, type):
         _callbacks[number] = weakref.WeakMethod(callback, lambda _: _callbacks.pop(number, None))
     else:
         _callbacks[number] = lambda: callback

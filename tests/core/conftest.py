@@ -27,7 +27,7 @@ class {name}(Barrier):
     barrier_type = "{type}"
     capabilities = Capability.TIMEOUT | Capability.BOUNDED_STATE
 
-    def _wait(self, timeout_secs, tag):
+    def _wait(self, number, timeout_secs, tag):
         pass
 """
 

@@ -189,7 +189,7 @@ from barrier_core import Barrier
 class Pair(Barrier):
     barrier_type = "pair"
 
-    def _wait(self, timeout_secs, tag):
+    def _wait(self, number, timeout_secs, tag):
         line.sendall(b"x")
         line.recv(1)
 

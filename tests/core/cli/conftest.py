@@ -35,7 +35,7 @@ class Backend(Barrier):
     ) -> None:
         super().__init__(global_rank, global_world_size, timeout_secs)
 
-    def _wait(self, timeout_secs, tag):
+    def _wait(self, number, timeout_secs, tag):
         pass
 """
 
