@@ -10,13 +10,13 @@ PLUGINS := $(sort $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.t
 LOOSE := $(wildcard conftest.py examples tests benchmarks plugins/*/tests)
 
 # Tests wait more than they compute: twice as many at a time as CI has cores.
-PARALLEL := -n 4 --dist loadgroup --no-loadscope-reorder
+PARALLEL := -n 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean compat soak bench .venv
+.PHONY: help demo test test-all lint clean compat soak bench .venv
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
 demo: .venv ## run the sharded checkpoint with both backends, then with a rank that stops
 	$(BIN)/python examples/sharded_checkpoint/demo.py
@@ -26,6 +26,9 @@ test: .venv ## run every test; fails when less than 95 % of the core is covered
 	$(BIN)/coverage run -m pytest $(PARALLEL) $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+test-all: export EXHAUSTIVE_TESTS := 1
+test-all: test ## run every test at its full size, on every Python of this machine
 
 lint: .venv ## run ruff (rules and format) and mypy --strict
 	$(BIN)/ruff check .

@@ -6,11 +6,9 @@ that share the rank processes which have imported torch, since those are expensi
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).parent
 
 SHARE_TORCH_RANKS = (
     "examples/sharded_checkpoint/test_sharded_checkpoint.py",
@@ -32,22 +30,31 @@ LONGEST_FIRST = (
 """Groups that take more than half a minute: the others fill up the time beside them."""
 
 
-def group_of(item: pytest.Item) -> str:
-    """Return the name of the tests among which one must be run, in one process."""
-    mark = item.get_closest_marker("xdist_group")
-    if mark is not None:
-        return str(mark.kwargs.get("name") or mark.args[0])
-    file = item.path.relative_to(ROOT).as_posix()
+def group_of(file: str) -> str:
+    """Return the name of the files whose tests one process must run, given one of them."""
     return "torch ranks" if file.startswith(SHARE_TORCH_RANKS) else file
 
 
-@pytest.hookimpl(tryfirst=True)
+def file_of(node_id: str) -> str:
+    """Return the path of a test's file, from the root."""
+    return node_id.partition("::")[0]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group the tests, and put those first that take long."""
-    if config.getoption("dist", "no") != "loadgroup" and not hasattr(config, "workerinput"):
-        return
-    groups = {item: group_of(item) for item in items}
-    order = {name: place for place, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: order.get(groups[item], len(order)))
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Put those tests first that take long, where they are spread over processes."""
+    if hasattr(config, "workerinput"):
+        order = {name: place for place, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: order.get(group_of(file_of(item.nodeid)), len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)  # other Pythons have no pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Spread the tests by their group, in the order in which they are collected."""
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # the same: it is untyped
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(file_of(nodeid))
+
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)

@@ -7,8 +7,8 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,18 +44,12 @@ def srun(
     *command: str | Path, world_size: int = WORLD_SIZE, ranks: Sequence[int] = range(WORLD_SIZE)
 ) -> list[subprocess.CompletedProcess[str]]:
     """Run a command on some ranks, side by side, with the variables that Slurm sets for each."""
-    results: dict[int, subprocess.CompletedProcess[str]] = {}
 
-    def one(rank: int) -> None:
-        place = {"SLURM_PROCID": str(rank), "SLURM_NTASKS": str(world_size)}
-        results[rank] = run(*command, **place)
+    def one(rank: int) -> subprocess.CompletedProcess[str]:
+        return run(*command, SLURM_PROCID=str(rank), SLURM_NTASKS=str(world_size))
 
-    threads = [threading.Thread(target=one, args=(rank,)) for rank in ranks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [results[rank] for rank in ranks]
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return list(pool.map(one, ranks))
 
 
 @pytest.fixture
@@ -146,17 +140,12 @@ def test_wait_fails_with_one_verdict_where_a_rank_is_missing(config: Path) -> No
 
 
 def test_wait_fails_where_tags_differ(config: Path) -> None:
-    results: list[subprocess.CompletedProcess[str]] = []
+    def one(rank: int, tag: str) -> subprocess.CompletedProcess[str]:
+        wait = (BARRIER, "wait", "--config", config, "--tag", tag)
+        return run(*wait, SLURM_PROCID=str(rank), SLURM_NTASKS="2")
 
-    def one(rank: int, tag: str) -> None:
-        place = {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2"}
-        results.append(run(BARRIER, "wait", "--config", config, "--tag", tag, **place))
-
-    threads = [threading.Thread(target=one, args=place) for place in enumerate(("data", "model"))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(one, range(2), ("data", "model")))
 
     assert [each.returncode for each in results] == [1, 1]
     assert all("tags: 'data' on 0, 'model' on 1" in each.stderr for each in results)

@@ -1,25 +1,32 @@
-"""Ranks as threads, with the calls of `RankProcesses` that a conformance suite needs."""
+"""Ranks as threads of this process."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from barrier_core.testing.ranks import DEFAULT_TIMEOUT_SECS, Call, Ranks
 
 P = ParamSpec("P")
+S = TypeVar("S")
 T = TypeVar("T")
 
 
-class ThreadCall(Generic[T]):
+class ThreadCall(Call[T]):
     """A function under way in a rank's thread."""
 
-    def __init__(self, name: str, function: Callable[[], T]) -> None:
+    def __init__(self, name: str, function: Callable[[], T], timeout_secs: float) -> None:
         self._name = name
         self._function = function
+        self._timeout_secs = timeout_secs
         self._ended = threading.Event()
         self._result: T | None = None
         self._error: BaseException | None = None
+
+    def __str__(self) -> str:
+        return self._name
 
     def run(self) -> None:
         """Run the function; the rank's thread calls this."""
@@ -30,28 +37,21 @@ class ThreadCall(Generic[T]):
         self._ended.set()
 
     def done(self) -> bool:
-        """Whether the function has returned or raised."""
+        """See `Call`."""
         return self._ended.is_set()
 
     def error(self, timeout_secs: float | None = None) -> BaseException | None:
-        """Wait for the end; return what the function raised, or None if it returned.
-
-        Raises:
-            TimeoutError: It has not ended within ``timeout_secs``.
-        """
-        if not self._ended.wait(timeout_secs):
-            raise TimeoutError(f"{self._name} has not ended after {timeout_secs:g} s")
+        """See `Call`."""
+        limit = self._timeout_secs if timeout_secs is None else timeout_secs
+        if not self._ended.wait(limit):
+            raise self.overdue(limit)
         return self._error
 
-    def result(self, timeout_secs: float | None = None) -> T:
-        """Wait for the end; return what the function returned, or raise what it raised.
+    def overdue(self, limit_secs: float) -> TimeoutError:
+        """See `Call`. Its stack is not shown: pytest can show those of this process."""
+        return TimeoutError(f"{self} has not ended after {limit_secs:g} s")
 
-        Raises:
-            TimeoutError: It has not ended within ``timeout_secs``.
-        """
-        error = self.error(timeout_secs)
-        if error is not None:
-            raise error
+    def _returned(self) -> T:
         return self._result  # type: ignore[return-value]  # set, as the function has returned
 
 
@@ -70,14 +70,16 @@ class _Thread:
             call.run()
 
 
-class RankThreads:
+class RankThreads(Ranks):
     """A number of rank threads, started once.
 
     Args:
         count: Number of ranks.
+        timeout_secs: How long to wait for a function that is not told otherwise.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, timeout_secs: float = DEFAULT_TIMEOUT_SECS) -> None:
+        super().__init__(timeout_secs)
         self._threads = [_Thread(rank) for rank in range(count)]
 
     def __len__(self) -> int:
@@ -90,23 +92,36 @@ class RankThreads:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> ThreadCall[T]:
-        """Start ``function(rank, *args, **kwargs)`` on a rank, after what it is doing already."""
-        call = ThreadCall(
-            f"{function.__name__}() on rank {rank}", lambda: function(rank, *args, **kwargs)
-        )
+        """See `Ranks`."""
+        name = f"{function.__name__}() on rank {rank}"
+        call = ThreadCall(name, lambda: function(rank, *args, **kwargs), self.timeout_secs)
         thread = self._threads[rank]
         thread.last = call
         thread.calls.put(call)
         return call
 
     def refresh(self) -> None:
-        """Make all ranks ready for the next test: a thread that is busy is left behind."""
+        """See `Ranks`: a thread that is busy is left behind."""
         for rank, thread in enumerate(self._threads):
             if thread.last is not None and not thread.last.done():
                 thread.calls.put(None)
                 self._threads[rank] = _Thread(rank)
 
     def close(self) -> None:
-        """End the threads that are idle."""
+        """See `Ranks`: only the threads that are idle, or soon are, can be ended."""
         for thread in self._threads:
             thread.calls.put(None)
+        for thread in self._threads:
+            if thread.last is None or thread.last.done():
+                thread.thread.join()
+
+
+def run_in_threads(function: Callable[[S], T], items: Sequence[S]) -> list[T]:
+    """Run ``function(item)`` for all items at once, each in a thread; return the results.
+
+    Raises:
+        Exception: What the first function to fail raised.
+        TimeoutError: A function has not ended after 30 s.
+    """
+    with RankThreads(len(items)) as ranks:
+        return ranks.run_all(lambda rank: function(items[rank]))

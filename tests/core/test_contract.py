@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -13,48 +12,14 @@ import pytest
 from barrier_core import (
     Barrier,
     BarrierConfigError,
-    BarrierError,
     BarrierTimeoutError,
     BarrierUsageError,
     BrokenBarrierError,
     Capability,
     Verdict,
-    hookimpl,
 )
 from barrier_core.errors import failure
-from barrier_core.hooks import plugin_manager
-
-
-def do_nothing() -> None:
-    pass
-
-
-class Recorder(Barrier):
-    """A backend for one rank that writes down what the contract asks of it."""
-
-    barrier_type = "recorder"
-    capabilities = Capability.TIMEOUT | Capability.ABORT | Capability.PROGRESS
-
-    def __init__(
-        self, timeout_secs: float = 600.0, warn_after_secs: float | None = None, rank: int = 0
-    ) -> None:
-        super().__init__(rank, rank + 1, timeout_secs, warn_after_secs)
-        self.asked: list[tuple[object, ...]] = []
-        self.meanwhile: Callable[[], None] = do_nothing
-        """What happens while this rank waits."""
-
-    def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
-        self.asked.append(("wait", number, timeout_secs, tag))
-        self.meanwhile()
-
-    def _abort(self, reason: str) -> None:
-        self.asked.append(("abort", reason))
-
-    def _report_progress(self, progress: str) -> None:
-        self.asked.append(("progress", progress))
-
-    def _close(self) -> None:
-        self.asked.append(("close",))
+from tests.support.recording_backend import Recording, break_round, do_nothing
 
 
 class Modest(Barrier):
@@ -77,23 +42,14 @@ class Boastful(Barrier):
 
 
 @pytest.fixture
-def barrier() -> Recorder:
-    return Recorder()
-
-
-def break_round(barrier: Barrier) -> Callable[[], None]:
-    """What fails the round that a barrier is in."""
-
-    def fail() -> None:
-        raise failure(Verdict("timeout", barrier.round + 1, reason="after 3 s"))
-
-    return fail
+def barrier() -> Recording:
+    return Recording()
 
 
 # --- rounds --------------------------------------------------------------------------------------
 
 
-def test_rounds_are_counted_from_one(barrier: Recorder) -> None:
+def test_rounds_are_counted_from_one(barrier: Recording) -> None:
     assert barrier.round == 0
 
     for _ in range(3):
@@ -104,7 +60,7 @@ def test_rounds_are_counted_from_one(barrier: Recorder) -> None:
 
 
 def test_a_call_waits_for_as_long_as_the_barrier_says_unless_it_says_otherwise() -> None:
-    barrier = Recorder(timeout_secs=60)
+    barrier = Recording(timeout_secs=60)
 
     barrier.execute_barrier()
     barrier.execute_barrier(timeout_secs=5, tag="save step=1200")
@@ -118,7 +74,7 @@ def test_a_call_waits_for_as_long_as_the_barrier_says_unless_it_says_otherwise()
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf, "5", True])
-def test_a_call_with_an_unusable_timeout_is_no_arrival(barrier: Recorder, seconds: float) -> None:
+def test_a_call_with_an_unusable_timeout_is_no_arrival(barrier: Recording, seconds: float) -> None:
     with pytest.raises(BarrierConfigError, match=f"timeout_secs={seconds!r} must be a positive"):
         barrier.execute_barrier(timeout_secs=seconds)
 
@@ -128,19 +84,19 @@ def test_a_call_with_an_unusable_timeout_is_no_arrival(barrier: Recorder, second
 @pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf, None, "5", True])
 def test_a_barrier_with_an_unusable_timeout_is_not_made(seconds: float) -> None:
     with pytest.raises(BarrierConfigError, match=f"timeout_secs={seconds!r} must be a positive"):
-        Recorder(timeout_secs=seconds)
+        Recording(timeout_secs=seconds)
 
 
 def test_the_soft_limit_can_be_turned_off_but_not_be_nonsense() -> None:
-    assert Recorder(warn_after_secs=None).warn_after_secs is None
+    assert Recording(warn_after_secs=None).warn_after_secs is None
     with pytest.raises(BarrierConfigError, match="warn_after_secs=-1 must be a positive"):
-        Recorder(warn_after_secs=-1)
+        Recording(warn_after_secs=-1)
 
 
 # --- failed rounds -------------------------------------------------------------------------------
 
 
-def test_a_failed_round_breaks_the_barrier_for_good(barrier: Recorder) -> None:
+def test_a_failed_round_breaks_the_barrier_for_good(barrier: Recording) -> None:
     barrier.execute_barrier()
     barrier.meanwhile = break_round(barrier)
     with pytest.raises(BarrierTimeoutError) as first:
@@ -157,7 +113,9 @@ def test_a_failed_round_breaks_the_barrier_for_good(barrier: Recorder) -> None:
     assert [asked[1] for asked in barrier.asked] == [1, 2]
 
 
-def test_a_round_broken_by_another_rank_is_raised_with_that_ranks_reason(barrier: Recorder) -> None:
+def test_a_round_broken_by_another_rank_is_raised_with_that_ranks_reason(
+    barrier: Recording,
+) -> None:
     def aborted() -> None:
         raise failure(Verdict("abort", 1, rank=3, reason="disk full", world_size=4))
 
@@ -169,7 +127,7 @@ def test_a_round_broken_by_another_rank_is_raised_with_that_ranks_reason(barrier
     assert isinstance(raised.value, threading.BrokenBarrierError)
 
 
-def test_an_error_that_is_no_verdict_does_not_break_the_barrier(barrier: Recorder) -> None:
+def test_an_error_that_is_no_verdict_does_not_break_the_barrier(barrier: Recording) -> None:
     def refuse() -> None:
         raise BarrierConfigError("the tag is too long")
 
@@ -187,7 +145,7 @@ def test_an_error_that_is_no_verdict_does_not_break_the_barrier(barrier: Recorde
 
 
 @pytest.fixture
-def occupied(barrier: Recorder) -> Iterator[Recorder]:
+def occupied(barrier: Recording) -> Iterator[Recording]:
     """A barrier in which a thread waits."""
     arrived, go_on = threading.Event(), threading.Event()
 
@@ -205,21 +163,21 @@ def occupied(barrier: Recorder) -> Iterator[Recorder]:
     assert barrier.round == 1
 
 
-@pytest.mark.parametrize("use", [Recorder.execute_barrier, Recorder.close])
+@pytest.mark.parametrize("use", [Recording.execute_barrier, Recording.close])
 def test_a_second_thread_is_told_so_instead_of_arriving(
-    occupied: Recorder, use: Callable[[Recorder], None]
+    occupied: Recording, use: Callable[[Recording], None]
 ) -> None:
     with pytest.raises(BarrierUsageError) as raised:
         use(occupied)
 
     message = str(raised.value)
-    assert "two threads of rank 0 use the same recorder barrier at once" in message
+    assert "two threads of rank 0 use the same recording barrier at once" in message
     assert "round 1 is under way" in message
     assert "give each thread a barrier with a prefix of its own" in message
     assert not occupied.closed
 
 
-def test_any_thread_may_abort_and_report_while_another_waits(occupied: Recorder) -> None:
+def test_any_thread_may_abort_and_report_while_another_waits(occupied: Recording) -> None:
     occupied.report_progress("shard 12/40")
     occupied.abort("disk full")
 
@@ -229,7 +187,7 @@ def test_any_thread_may_abort_and_report_while_another_waits(occupied: Recorder)
 # --- phases and aborts ---------------------------------------------------------------------------
 
 
-def test_a_phase_ends_in_the_barrier(barrier: Recorder) -> None:
+def test_a_phase_ends_in_the_barrier(barrier: Recording) -> None:
     with barrier.phase("save", timeout_secs=5):
         assert barrier.asked == []
 
@@ -244,7 +202,7 @@ def test_a_phase_ends_in_the_barrier(barrier: Recorder) -> None:
     ],
 )
 def test_a_phase_left_by_an_exception_aborts_and_lets_it_go_on(
-    barrier: Recorder, error: BaseException, reason: str
+    barrier: Recording, error: BaseException, reason: str
 ) -> None:
     with pytest.raises(type(error)) as raised, barrier.phase("save"):
         raise error
@@ -255,7 +213,7 @@ def test_a_phase_left_by_an_exception_aborts_and_lets_it_go_on(
 
 
 def test_a_phase_left_by_an_exception_lets_it_go_on_from_a_closed_barrier(
-    barrier: Recorder,
+    barrier: Recording,
 ) -> None:
     def close_and_fail() -> None:
         with barrier.phase("save"):
@@ -268,7 +226,7 @@ def test_a_phase_left_by_an_exception_lets_it_go_on_from_a_closed_barrier(
     assert barrier.asked == [("close",)]
 
 
-def test_aborting_a_broken_barrier_does_nothing(barrier: Recorder) -> None:
+def test_aborting_a_broken_barrier_does_nothing(barrier: Recording) -> None:
     barrier.meanwhile = break_round(barrier)
     with pytest.raises(BarrierTimeoutError):
         barrier.execute_barrier()
@@ -321,8 +279,8 @@ def test_capabilities_are_named_in_lower_case_in_the_order_of_their_class() -> N
 
 # --- closing -------------------------------------------------------------------------------------
 
-USES: dict[str, Callable[[Recorder], None]] = {
-    "execute_barrier": Recorder.execute_barrier,
+USES: dict[str, Callable[[Recording], None]] = {
+    "execute_barrier": Recording.execute_barrier,
     "abort": lambda barrier: barrier.abort("disk full"),
     "report_progress": lambda barrier: barrier.report_progress("1/2"),
 }
@@ -330,19 +288,19 @@ USES: dict[str, Callable[[Recorder], None]] = {
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 def test_a_closed_barrier_cannot_be_used(
-    barrier: Recorder, use: Callable[[Recorder], None]
+    barrier: Recording, use: Callable[[Recording], None]
 ) -> None:
     barrier.close()
 
     # Twice: the first refusal must not keep the barrier's turn.
     for _ in range(2):
-        with pytest.raises(BarrierUsageError, match="recorder barrier is closed; create a new one"):
+        with pytest.raises(BarrierUsageError, match="recording barrier is closed; create a"):
             use(barrier)
 
     assert barrier.asked == [("close",)]
 
 
-def test_closing_again_does_nothing(barrier: Recorder) -> None:
+def test_closing_again_does_nothing(barrier: Recording) -> None:
     barrier.close()
     barrier.close()
 
@@ -350,14 +308,16 @@ def test_closing_again_does_nothing(barrier: Recorder) -> None:
 
 
 def test_a_with_block_closes_the_barrier() -> None:
-    with Recorder() as barrier:
+    with Recording() as barrier:
         barrier.execute_barrier()
 
     assert barrier.closed
     assert barrier.asked[-1] == ("close",)
 
 
-def test_a_with_block_closes_a_broken_barrier_and_lets_the_error_go_on(barrier: Recorder) -> None:
+def test_a_with_block_closes_a_broken_barrier_and_lets_the_error_go_on(
+    barrier: Recording,
+) -> None:
     barrier.meanwhile = break_round(barrier)
 
     with pytest.raises(BarrierTimeoutError), barrier:
@@ -372,141 +332,3 @@ def test_a_backend_with_nothing_to_release_writes_no_close() -> None:
     barrier.close()
 
     assert barrier.closed
-
-
-# --- observers -----------------------------------------------------------------------------------
-
-
-class Listener:
-    """An observer that writes down what it hears."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[object, ...]] = []
-
-    @hookimpl
-    def barrier_enter(self, barrier: Barrier, round: int, tag: str) -> None:
-        self.heard.append(("enter", barrier, round, tag))
-
-    @hookimpl
-    def barrier_exit(self, barrier: Barrier, round: int, tag: str, waited_secs: float) -> None:
-        assert waited_secs >= 0
-        self.heard.append(("exit", barrier, round, tag))
-
-    @hookimpl
-    def barrier_failed(self, barrier: Barrier, round: int, error: BarrierError) -> None:
-        self.heard.append(("failed", barrier, round, error))  # without the tag: pluggy allows it
-
-    @hookimpl
-    def barrier_closed(self, barrier: Barrier) -> None:
-        self.heard.append(("closed", barrier))
-
-
-class Deaf:
-    """An observer that fails whatever it hears."""
-
-    @hookimpl
-    def barrier_enter(self) -> None:
-        raise OSError("no trace file")
-
-    @hookimpl
-    def barrier_exit(self) -> None:
-        raise OSError("no trace file")
-
-    @hookimpl
-    def barrier_failed(self) -> None:
-        raise OSError("no trace file")
-
-    @hookimpl
-    def barrier_closed(self) -> None:
-        raise OSError("no trace file")
-
-
-@pytest.fixture
-def listener() -> Iterator[Listener]:
-    listener = Listener()
-    plugin_manager.register(listener, "listener")
-    yield listener
-    plugin_manager.unregister(listener)
-
-
-@pytest.fixture
-def _somebody_fails() -> Iterator[None]:
-    deaf = Deaf()
-    plugin_manager.register(deaf, "deaf")
-    yield
-    plugin_manager.unregister(deaf)
-
-
-def test_observers_hear_of_every_round_and_of_the_end(
-    barrier: Recorder, listener: Listener
-) -> None:
-    barrier.execute_barrier(tag="save")
-    barrier.execute_barrier()
-    barrier.close()
-    barrier.close()
-
-    assert listener.heard == [
-        ("enter", barrier, 1, "save"),
-        ("exit", barrier, 1, "save"),
-        ("enter", barrier, 2, ""),
-        ("exit", barrier, 2, ""),
-        ("closed", barrier),
-    ]
-
-
-def test_observers_hear_that_a_round_failed_and_why(barrier: Recorder, listener: Listener) -> None:
-    barrier.meanwhile = break_round(barrier)
-
-    with pytest.raises(BarrierTimeoutError) as raised:
-        barrier.execute_barrier(tag="save")
-
-    assert listener.heard == [
-        ("enter", barrier, 1, "save"),
-        ("failed", barrier, 1, raised.value),
-    ]
-
-
-def test_observers_do_not_hear_again_of_a_barrier_that_is_broken(
-    barrier: Recorder, listener: Listener
-) -> None:
-    barrier.meanwhile = break_round(barrier)
-    for _ in range(2):
-        with pytest.raises(BarrierTimeoutError):
-            barrier.execute_barrier()
-
-    assert [heard[0] for heard in listener.heard] == ["enter", "failed"]
-
-
-@pytest.mark.usefixtures("listener", "_somebody_fails")
-def test_an_observer_that_raises_is_logged_under_the_projects_name(
-    barrier: Recorder, caplog: pytest.LogCaptureFixture
-) -> None:
-    barrier.execute_barrier()
-
-    assert [(record.name, record.levelno, record.message) for record in caplog.records] == [
-        ("barrier_core", logging.ERROR, f"observer deaf failed in {hook}; going on")
-        for hook in ("barrier_enter", "barrier_exit")
-    ]
-    assert caplog.records[0].exc_info is not None
-
-
-# The order in which pluggy calls them must not matter, so the one that raises comes both first
-# and last.
-@pytest.mark.parametrize(
-    "order", [["listener", "_somebody_fails"], ["_somebody_fails", "listener"]]
-)
-def test_an_observer_that_raises_stops_neither_the_others_nor_the_barrier(
-    barrier: Recorder, request: pytest.FixtureRequest, order: list[str]
-) -> None:
-    for fixture in order:
-        request.getfixturevalue(fixture)
-    listener: Listener = request.getfixturevalue("listener")
-
-    barrier.execute_barrier()
-    barrier.meanwhile = break_round(barrier)
-    with pytest.raises(BarrierTimeoutError):
-        barrier.execute_barrier()
-    barrier.close()
-
-    heard = [heard[0] for heard in listener.heard]
-    assert heard == ["enter", "exit", "enter", "failed", "closed"]

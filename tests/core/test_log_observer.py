@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from barrier_core import BarrierTimeoutError, create_barrier
+from barrier_core.testing.rank_threads import run_in_threads
 
 
 def test_one_rank_logs_who_is_missing_where_it_runs_and_what_it_did(
@@ -29,11 +28,7 @@ def test_one_rank_logs_who_is_missing_where_it_runs_and_what_it_did(
         with pytest.raises(BarrierTimeoutError):
             barriers[rank].execute_barrier(tag="save step=1200")
 
-    threads = [threading.Thread(target=wait, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(wait, range(2))
     for barrier in barriers:
         barrier.close()
 

@@ -7,7 +7,6 @@ import os
 import resource
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -34,6 +33,7 @@ from barrier_core.observers.trace_format import (
 )
 from barrier_core.observers.trace_observer import TraceObserver
 from barrier_core.testing.rank_processes import RankProcesses, state, wait_until
+from barrier_core.testing.rank_threads import run_in_threads
 
 
 class Alone(Barrier):
@@ -95,11 +95,7 @@ def test_each_round_is_a_line_in_the_file_of_its_rank(
             barrier.execute_barrier(tag="save step=1")
             barrier.execute_barrier()
 
-    threads = [threading.Thread(target=go, args=(barrier,)) for barrier in barriers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(go, barriers)
 
     paths = sorted(folder.iterdir())
     assert len(paths) == 2
@@ -170,11 +166,7 @@ def test_barriers_of_one_rank_share_its_file_and_are_told_apart(folder: Path) ->
         for _ in range(50):
             barrier.execute_barrier()
 
-    threads = [threading.Thread(target=go, args=(barrier,)) for barrier in barriers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(go, barriers)
 
     (path,) = folder.iterdir()
     lines = lines_of(path)

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 
@@ -14,38 +14,12 @@ from barrier_core.errors import BarrierFailedError
 from barrier_core.testing.conformance import rank_side
 from barrier_core.testing.conformance.rank_side import Event, Visit
 from barrier_core.testing.rank_spec import Factory, MakeBarrier, RankSpec
+from barrier_core.testing.ranks import Call, Ranks
 from barrier_core.verdict import Verdict
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 _SHOWN = 4  # last things that a rank saw, in a report
-
-
-class Call(Protocol[T_co]):
-    """A function under way on a rank."""
-
-    def done(self) -> bool:
-        """Whether it has ended."""
-
-    def error(self, timeout_secs: float | None = None) -> BaseException | None:
-        """Wait for what it raised; None if it returned."""
-
-    def result(self, timeout_secs: float | None = None) -> T_co:
-        """Wait for what it returned."""
-
-
-class Ranks(Protocol):
-    """Ranks that are threads or processes."""
-
-    def start(self, rank: int, function: Callable[..., T], *args: Any) -> Call[T]:
-        """Start ``function(rank, *args)`` on a rank."""
-
-    def refresh(self) -> None:
-        """Replace the ranks that are busy or gone."""
-
-    def close(self) -> None:
-        """End all ranks."""
 
 
 Arrivals = dict[int, Call[list[Visit]]]

@@ -11,10 +11,11 @@ from typing import ClassVar, Literal, TypeVar
 import pytest
 
 from barrier_core.contract import Barrier, Capability
-from barrier_core.testing.conformance.job import Job, Ranks
+from barrier_core.testing.conformance.job import Job
 from barrier_core.testing.rank_processes import RankProcesses
 from barrier_core.testing.rank_spec import Factory, MakeBarrier
 from barrier_core.testing.rank_threads import RankThreads
+from barrier_core.testing.ranks import Ranks
 
 SHORT_SECS = 0.3
 """A time limit that is meant to be reached."""

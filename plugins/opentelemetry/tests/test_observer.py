@@ -20,6 +20,7 @@ from barrier_core import (
 )
 from barrier_core.backends.local import LocalBarrier
 from barrier_core.hooks import plugin_manager
+from barrier_core.testing.rank_threads import run_in_threads
 from barrier_opentelemetry.observer import BUCKETS, MOST_PATTERNS
 from plugins.opentelemetry.tests.memory import Memory, told
 
@@ -56,11 +57,7 @@ def run_round(tag: str, timeout_secs: float, *ranks: Barrier) -> None:
         with suppress(BarrierFailedError):
             barrier.execute_barrier(timeout_secs, tag)
 
-    threads = [threading.Thread(target=run, args=(barrier,)) for barrier in ranks]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(run, ranks)
 
 
 def test_a_round_that_passed_is_a_span_on_every_rank(observed: Memory) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from barrier_core.errors import BarrierError, BrokenBarrierError
 from barrier_core.testing.rank_processes import state, wait_until
+from barrier_core.testing.rank_threads import run_in_threads
 from barrier_core.verdict import Verdict
 from barrier_tcp_store import TCPStoreBarrier
 from barrier_tcp_store.hosting import Endpoint, host_store
@@ -96,11 +97,7 @@ def arrive(rank: int, job: Job, timeout_secs: float | None = None, tag: str = ""
 
 def join_and_arrive_as(rank: int, job: Job, claimed: list[int]) -> None:
     """Be several ranks at once, in threads of one process; arrive as each of them."""
-    threads = [threading.Thread(target=job.make(other).execute_barrier) for other in claimed]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(lambda other: job.make(other).execute_barrier(), claimed)
 
 
 def arrive_and_tell(rank: int, job: Job, has_looked: Path) -> None:
@@ -232,11 +229,7 @@ def host_and_leave_first(
 
 def two_barriers_at_once(rank: int, jobs: list[Job], rounds: int) -> None:
     """Go through two barriers in two threads."""
-    threads = [threading.Thread(target=go_through, args=(rank, job, rounds)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(lambda job: go_through(rank, job, rounds), jobs)
     assert [state[job.prefix].round for job in jobs] == [rounds, rounds]
 
 

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
 from msgspec.structs import astuple
 
-from barrier_core.agreement.keys import Keys, Series
+from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.store import StoreLostError
-from barrier_core.testing.rank_processes import RankProcesses, wait_until
+from barrier_core.testing.rank_processes import RankProcesses
 from barrier_tcp_store.wire import TCPStoreClient
+from plugins.tcp_store.tests.client_operations import OPERATIONS, of_rank
 from plugins.tcp_store.tests.looking import within
 
 Connect = Callable[[], TCPStoreClient]
 LOG, BELL = astuple(Keys("ckpt", "0").round(1, ""))
-
-
-def of_rank(number: int, tag: str = "") -> Series:
-    """What one of two ranks arrives with."""
-    return Keys("ckpt", "0").series(number, 2, tag)
 
 
 @pytest.fixture(params=["libuv", "older"])
@@ -282,16 +276,6 @@ def test_an_arrival_that_is_interrupted_is_withdrawn_correctly(
     assert not other.withdraw()
 
 
-OPERATIONS: dict[str, Callable[[TCPStoreClient], Any]] = {
-    "append": lambda line: line.append("key", b"value"),
-    "read": lambda line: line.read(["key"]),
-    "create": lambda line: line.create("key", b"value"),
-    "write": lambda line: line.write("key", b"value"),
-    "remove": lambda line: line.remove(["key"]),
-    "arrive": lambda line: line.arrive(of_rank(0), 1),
-}
-
-
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 def test_a_line_whose_question_was_interrupted_answers_no_other(
     connect: Connect, operation: Callable[[TCPStoreClient], Any]
@@ -311,104 +295,10 @@ def test_a_line_whose_question_was_interrupted_answers_no_other(
         operation(line)
 
 
-@contextmanager
-def silent_server() -> Iterator[tuple[int, Callable[[bytes], None]]]:
-    """A server that knows the greeting and nothing else; yields what makes it say something."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        clients: list[socket.socket] = []
-
-        def serve() -> None:
-            client, _ = server.accept()
-            greeting = client.recv(10)
-            client.sendall(greeting[-4:])
-            clients.append(client)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-
-        def say(words: bytes) -> None:
-            wait_until(lambda: clients, "the client has connected", 5)
-            clients[0].sendall(words)
-
-        yield server.getsockname()[1], say
-        thread.join()
-        for client in clients:
-            client.close()
-
-
-def text(data: bytes) -> bytes:
-    """Frame a value as the server does."""
-    return struct.pack("=Q", len(data)) + data
-
-
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
-def test_after_a_missed_answer_the_line_is_lost_for_good(
-    operation: Callable[[TCPStoreClient], Any],
-) -> None:
-    with silent_server() as (port, say):
-        line = TCPStoreClient("127.0.0.1", port, patience_secs=5)
-        line.answer_secs = 0.1
-        with pytest.raises(StoreLostError, match=r"no answer for 0\.1 s"):
-            line.create("slow", b"value")
-        with suppress(ConnectionError):  # it may see by then that we have hung up
-            say(text(b"the answer to the first question"))
-        for _ in range(2):
-            with pytest.raises(StoreLostError):
-                operation(line)
-        line.close()
-
-
-def test_an_answer_in_pieces_is_put_together() -> None:
-    with silent_server() as (port, say), closing(TCPStoreClient("127.0.0.1", port)) as line:
-
-        def dribble() -> None:
-            for piece in text(b"in pieces"):
-                say(bytes([piece]))
-                time.sleep(0.01)
-
-        thread = threading.Thread(target=dribble)
-        thread.start()
-        assert line.create("key", b"value") == b"in pieces"
-        thread.join()
-
-
-def test_a_server_that_hangs_up_is_lost_at_once_while_waiting() -> None:
-    with silent_server() as (port, say):
-        line = TCPStoreClient("127.0.0.1", port)
-        line.arrive(of_rank(0), 1)
-        say(b"")
-    with within(5), pytest.raises(StoreLostError, match=r"closed the connection|reset"):
-        line.wait(60)
-    line.close()
-
-
-def test_a_server_that_knows_no_bell_is_told_from_one_that_is_silent() -> None:
-    with silent_server() as (port, say):
-        line = TCPStoreClient("127.0.0.1", port)
-        say(b"")
-    assert not line.probe_counting("scratch")
-    line.close()
-    with silent_server() as (port, _):
-        line = TCPStoreClient("127.0.0.1", port)
-        line.answer_secs = 0.1
-        with pytest.raises(StoreLostError, match="no answer"):
-            line.probe_counting("scratch")
-        line.close()
-
-
 def test_torchs_servers_know_the_bell(connect: Connect) -> None:
     line = connect()
     assert line.probe_counting("scratch")
     assert line.read(["scratch"]) == [None]
-
-
-def test_a_request_that_the_server_does_not_take_is_given_up_in_time() -> None:
-    with silent_server() as (port, _):
-        line = TCPStoreClient("127.0.0.1", port)
-        line.answer_secs = 0.2
-        with within(5), pytest.raises(StoreLostError, match=r"took no request for 0\.2 s"):
-            line.write("large", bytes(50_000_000))
-        line.close()
 
 
 def test_the_first_wait_costs_no_processor_time(ranks: RankProcesses, libuv_port: int) -> None:
