@@ -150,8 +150,8 @@ def test_check_tells_what_ranks_say_alike_once(barrier: Command) -> None:
     assert outcome.err.startswith("Error: the barrier failed\nrank 0: ")
     assert re.search(r"rank 0: the process \(pid \d+\) was ended by SIGKILL", outcome.err)
     assert (
-        "rank 1: round 3 was aborted by rank 0: no more paper. Mend what that rank reports, then restart all ranks"
-        in outcome.err
+        "rank 1: round 3 was aborted by rank 0: no more paper. "
+        "Mend what that rank reports, then restart all ranks" in outcome.err
     )
     assert "Traceback" not in outcome.err
 
@@ -253,8 +253,8 @@ def test_a_rank_of_a_launcher_ends_with_the_verdict(barrier: Command) -> None:
 
     assert (outcome.status, outcome.out) == (1, "")
     assert (
-        outcome.err
-        == "Error: round 3 was aborted by rank 0: no more paper. Mend what that rank reports, then restart all ranks\n"
+        outcome.err == "Error: round 3 was aborted by rank 0: no more paper. "
+        "Mend what that rank reports, then restart all ranks\n"
     )
 
 
