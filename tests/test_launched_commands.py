@@ -135,7 +135,7 @@ def test_wait_fails_with_one_verdict_where_a_rank_is_missing(config: Path) -> No
 
     assert [(each.returncode, each.stdout) for each in results] == [(1, "")] * 3
     (verdict,) = {each.stderr for each in results}
-    assert verdict.startswith("Error: round 1 'setup-done' is broken (timeout, decided by rank ")
+    assert verdict.startswith("Error: round 1 'setup-done' timed out after ")
     assert "rank 2 (has not joined)" in verdict
 
 

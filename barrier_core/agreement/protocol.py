@@ -109,8 +109,10 @@ def evidence_in_log(
     if len(arrived) == world_size:
         return RoundPassed(number)
     found_dead = sorted(set(dead) - arrived)
-    # The verdict says who has died, where and how.
-    return Break("dead", rank, f"rank {rank} has found it") if found_dead else None
+    if not found_dead:
+        return None
+    what = "ranks" if len(found_dead) > 1 else "rank"
+    return Break("dead", rank, f"found {what} {format_ranks(found_dead)} dead")
 
 
 class Round(NamedTuple):

@@ -49,8 +49,8 @@ def test_each_backend_commits_three_checkpoints(shown: str) -> None:
 def test_a_stopped_rank_is_named_and_nothing_is_committed_by_halves(shown: str) -> None:
     part = shown.split("\n\n")[3]
     assert "ranks 0, 1, 2 raise BarrierTimeoutError after 5." in part
-    assert "waits for 1 of 4 ranks: rank 3 (" in part
-    assert 'alive: stopped by a signal, last progress "about to save step 20"' in part
+    assert "1 of 4 ranks did not arrive: rank 3 (" in part
+    assert 'alive, stopped by a signal, last progress "about to save step 20"' in part
     assert "exit status 1; on disk:" in part
     assert "    step-10: 4 of 4 shards, committed" in part
     assert "    tmp-step-20: 3 of 4 shards, never committed" in part
@@ -94,7 +94,7 @@ def stopped(tmp_path: Path, *directories: str, secs: float = 5.0, names: int = 3
     """A job whose ranks 0 to 2 have raised."""
     result = job(tmp_path, *directories)
     result.exit_status = 1
-    raised = demo.Raised("BarrierTimeoutError", secs, f"waits for: rank {names} (host)")
+    raised = demo.Raised("BarrierTimeoutError", secs, f"did not arrive: rank {names} (host)")
     result.raised = {0: raised, 1: raised, 2: raised}
     return result
 

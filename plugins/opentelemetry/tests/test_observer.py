@@ -130,8 +130,8 @@ def test_a_round_that_failed_says_who_is_missing_at_the_end_and_meanwhile(
         assert {**outcome, **missing}.items() <= told(span).items()
         assert span.status.status_code is StatusCode.ERROR
         description = span.status.description or ""
-        assert "round 1 is broken (abort, decided by rank 2): disk full" in description
-        assert "waits for 2 of 4 ranks: rank 2 (" in description
+        assert "round 1 was aborted by rank 2: disk full" in description
+        assert "2 of 4 ranks had not arrived: rank 2 (" in description
         assert {event.name for event in span.events} == {"barrier.waiting"}
         for event in span.events:
             assert (event.attributes or {})["barrier.missing.count"] in (2, 3)

@@ -22,6 +22,7 @@ from barrier_core.testing.rank_processes import state, wait_until
 from barrier_core.testing.rank_threads import run_in_threads
 from barrier_core.verdict import Verdict
 from barrier_tcp_store import TCPStoreBarrier
+from barrier_tcp_store.access import TCPStoreAccess
 from barrier_tcp_store.hosting import Endpoint, host_store
 
 _one_environment = threading.Lock()  # for all threads of a process: one at a time changes it
@@ -74,7 +75,7 @@ def pretend_old_server(job: Job) -> AbstractContextManager[object]:
     """Have barriers that are made meanwhile wait as a server without BARRIER needs it."""
     if job.can_count:
         return nullcontext()
-    return mock.patch.object(TCPStoreBarrier, "_can_ring", return_value=False)
+    return mock.patch.object(TCPStoreAccess, "_can_count", return_value=False)
 
 
 def join(rank: int, job: Job) -> None:

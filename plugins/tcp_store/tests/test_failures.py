@@ -61,7 +61,7 @@ def test_a_rank_killed_before_it_arrives_is_reported_dead_by_name(
     (missing,) = verdict.missing
     assert (missing.rank, missing.state) == (3, "dead")
     assert (missing.host, missing.pid) == (socket.gethostname(), pid)
-    assert f"rank 3 ({socket.gethostname()}, pid {pid}) dead: its process is gone" in str(verdict)
+    assert f"rank 3 ({socket.gethostname()}, pid {pid}), dead, its process is gone" in str(verdict)
 
 
 def test_a_rank_killed_after_it_has_arrived_counts_and_breaks_the_next_round(
