@@ -26,6 +26,7 @@ from barrier_core.hooks import hookimpl, plugin_manager
 from barrier_core.launcher import RankInfo
 from barrier_core.observers.slow_rounds import LogObserver
 from barrier_core.verdict import RankStatus, Verdict
+from barrier_core.version import __version__
 
 if TYPE_CHECKING:
     DistBarrier: type[Barrier]
@@ -51,6 +52,7 @@ __all__ = [
     "RankStatus",
     "UnknownBarrierTypeError",
     "Verdict",
+    "__version__",
     "create_barrier",
     "create_barrier_from_config",
     "hookimpl",

@@ -31,6 +31,7 @@ class ObservedBarrier(Protocol):
     timeout_secs: float
     warn_after_secs: float | None
     round: int
+    """Number of the last round that has ended; the first is 1."""
 
 
 class ObserverSpec:
@@ -53,8 +54,8 @@ class ObserverSpec:
     def barrier_enter(self, barrier: ObservedBarrier, round: int, tag: str) -> None:
         """Called when this rank is about to arrive.
 
-        After an interrupted call, ``round`` may be one too high. `barrier_exit` and
-        `barrier_failed` have the right number.
+        A call that is interrupted before it has arrived uses up no round: the next call enters the
+        same one.
         """
 
     @hookspec
@@ -85,7 +86,11 @@ class ObserverSpec:
     def barrier_failed(
         self, barrier: ObservedBarrier, round: int, tag: str, error: BarrierError
     ) -> None:
-        """Called when the round is broken; ``error`` is what the caller gets."""
+        """Called when the round is broken, once on every rank; ``error`` is what the caller gets.
+
+        Also called where nobody is in a round: on a rank that aborts between two rounds, or leaves
+        a ``phase`` by an exception.
+        """
 
     @hookspec
     def barrier_closed(self, barrier: ObservedBarrier) -> None:

@@ -20,7 +20,9 @@ from typing import Any
 import importlib_metadata
 import msgspec
 
+from barrier_core.discovery.known_backends import CORE
 from barrier_core.errors import BarrierPluginError
+from barrier_core.version import __version__
 
 BACKENDS = "barriers"
 OBSERVERS = "barriers.observers"
@@ -131,8 +133,15 @@ def load_plugin(plugin: FoundPlugin) -> object:
     """Import what a plugin's entry point names.
 
     Raises:
-        BarrierPluginError: The import fails, whatever the reason; the cause is chained.
+        BarrierPluginError: The distribution needs another version of the core, or the import fails,
+            whatever the reason; the cause is chained.
     """
+    needed = _needed_core(plugin)
+    if needed is not None:
+        raise BarrierPluginError(
+            f"{plugin} cannot be loaded: it needs {needed}, and version {__version__} is installed."
+            f" pip install -U '{needed}'"
+        )
     try:
         entry_point = importlib_metadata.EntryPoint(plugin.name, plugin.value, plugin.group)
         loaded: object = entry_point.load()
@@ -144,3 +153,27 @@ def load_plugin(plugin: FoundPlugin) -> object:
             f"{plugin} cannot be loaded: {type(error).__name__}: {error}. {remedy}"
         ) from error
     return loaded
+
+
+def _needed_core(plugin: FoundPlugin) -> str | None:
+    """Return the requirement of the core that this one does not meet; None if it meets all.
+
+    An installer checks this, too; but the core may have been replaced since, or come by another
+    path.
+    """
+    from packaging.requirements import InvalidRequirement, Requirement  # here: it costs 10 ms
+
+    try:
+        lines = importlib_metadata.distribution(plugin.distribution).requires or []
+    except Exception:  # metadata that cannot be read says nothing
+        return None
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue
+        if _normalized(requirement.name) == CORE and not requirement.extras:
+            applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if applies and not requirement.specifier.contains(__version__, prereleases=True):
+                return f"{CORE}{requirement.specifier}"
+    return None

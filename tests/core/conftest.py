@@ -61,6 +61,7 @@ class Site:
         version: str | None = "1.0",
         modules: Mapping[str, str] | None = None,
         folder: Path | None = None,
+        requires: str | None = None,
     ) -> None:
         """Install a distribution.
 
@@ -68,12 +69,14 @@ class Site:
             entry_points: Backends by name; or the text of ``entry_points.txt``.
             modules: Source by name of the module.
             folder: Where to, if not into the site itself.
+            requires: A requirement, as in ``barrier-core>=2``.
         """
         folder = folder or self.path
         info = folder / f"{name}-{version or '0'}.dist-info"
         info.mkdir()
         metadata = f"Metadata-Version: 2.1\nName: {name}\n"
         metadata += "" if version is None else f"Version: {version}\n"
+        metadata += "" if requires is None else f"Requires-Dist: {requires}\n"
         (info / "METADATA").write_text(metadata)
         if not isinstance(entry_points, str):
             lines = [f"{backend} = {value}\n" for backend, value in entry_points.items()]

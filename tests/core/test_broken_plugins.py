@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+import barrier_core
 from barrier_core import CONTRACT_VERSION, Barrier, BarrierPluginError, create_barrier
 from barrier_core.cli import list_command
 from barrier_core.cli.inventory import all_backends
@@ -244,3 +245,52 @@ def test_a_module_that_cannot_be_imported_says_what_to_do_and_keeps_the_cause(
     assert "Repair or uninstall barrier-broken" in str(raised.value)
     assert "BARRIER_PLUGINS_BLOCK=broken" in str(raised.value)
     assert isinstance(raised.value.__cause__, ModuleNotFoundError)
+
+
+# --- the version of the core ---------------------------------------------------------------------
+
+
+def test_a_plugin_for_a_later_core_is_refused_before_it_is_imported(
+    site: Site, registry: Registry
+) -> None:
+    module = WORKING_BACKEND.format(name="Backend", type="modern") + "import gone_since\n"
+    entry_points = {"modern": "modern_module:Backend"}
+    site.install(
+        "barrier-modern",
+        entry_points,
+        modules={"modern_module": module},
+        requires="barrier-core>=99.5",
+    )
+
+    with pytest.raises(BarrierPluginError) as refused:
+        registry.get("modern")
+
+    assert "of barrier-modern 1.0 cannot be loaded: it needs barrier-core>=99.5, and " in str(
+        refused.value
+    )
+    assert f"version {barrier_core.__version__} is installed" in str(refused.value)
+    assert str(refused.value).endswith("pip install -U 'barrier-core>=99.5'")
+
+
+@pytest.mark.parametrize(
+    "requires",
+    [
+        "barrier-core>=0.1",
+        "Barrier_Core",
+        "barrier-core[test]>=99; extra == 'test'",
+        "barrier-core>=99; python_version < '3'",
+        "click>=99",
+        "not a requirement at all",
+        None,
+    ],
+)
+def test_any_other_requirement_is_not_the_cores_to_check(
+    site: Site, registry: Registry, requires: str | None
+) -> None:
+    module = WORKING_BACKEND.format(name="Backend", type="modern")
+    entry_points = {"modern": "modern_module:Backend"}
+    site.install(
+        "barrier-modern", entry_points, modules={"modern_module": module}, requires=requires
+    )
+
+    assert registry.get("modern").__name__ == "Backend"

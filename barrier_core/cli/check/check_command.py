@@ -12,7 +12,7 @@ import msgspec
 
 from barrier_core.agreement.barrier import StoreBarrier
 from barrier_core.cli.check.figures import Figures, microseconds, progress, show_figures
-from barrier_core.cli.check.ranks import be_a_rank, run_ranks
+from barrier_core.cli.check.started_ranks import be_a_rank, run_ranks
 from barrier_core.cli.chosen import Chosen, arrive, choosing_options, leave
 from barrier_core.cli.exit_status import FailedError, WrongUseError
 from barrier_core.contract import Barrier

@@ -1,0 +1,3 @@
+"""The version of the core; the distribution's metadata is made from it."""
+
+__version__ = "0.1.0"
