@@ -18,8 +18,11 @@ SHARE_TORCH_RANKS = (
     "tests/test_seed_rows.py",
 )
 LONGEST_FIRST = (
+    "tests/test_other_pythons.py",
     "torch ranks",
     "plugins/tcp_store/tests/test_two_hosts.py",
+    "tests/core/test_protocol_model.py",
+    "tests/test_benchmarks.py",
     "tests/test_readme.py",
     "tests/test_new_plugin.py",
     "tests/core/test_agreement_local.py",

@@ -26,6 +26,7 @@ TESTS = (
     "test_discovery_scale.py",
     "test_installed_observers.py",
     "test_observer_loading.py",
+    "test_observers.py",
     "test_plugin_choice.py",
     "test_registry.py",
 )

@@ -13,7 +13,7 @@ from barrier_core import BarrierFailedError, RankInfo, create_barrier
 
 STORAGE_PORT = 29900
 BARRIER_PORT = 29901
-TRAIN_SECS = 0.03  # of a step; sleeping stands in for a GPU that computes
+TRAIN_SECS = 0.03  # of a step
 SLOW_FACTOR = 1.5
 UPLOAD_EVERY = 5  # steps
 _CHUNK = b"x" * 1000
@@ -36,7 +36,7 @@ def store(address: str) -> None:
         server.serve_forever()
 
 
-def train(address: str, steps: int, slow_rank: int) -> None:
+def train(address: str, steps: int, step_secs: float, slow_rank: int) -> None:
     rank = RankInfo.from_environment().global_rank
     random.seed(rank)
     factor = SLOW_FACTOR if rank == slow_rank else 1.0
@@ -47,7 +47,7 @@ def train(address: str, steps: int, slow_rank: int) -> None:
         socket.create_connection((address, STORAGE_PORT)) as storage,
     ):
         for step in range(1, steps + 1):
-            time.sleep(TRAIN_SECS * factor * random.uniform(0.9, 1.1))
+            time.sleep(step_secs * factor * random.uniform(0.9, 1.1))  # a GPU computes
             barrier.execute_barrier(tag=f"train step={step}")
             if step % UPLOAD_EVERY == 0:
                 for chunk in range(_CHUNKS):
@@ -64,13 +64,14 @@ def main() -> int:
     parser.add_argument("role", choices=["rank", "storage"])
     parser.add_argument("address", help="of the host with the storage, where rank 0 runs")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--step-secs", type=float, default=TRAIN_SECS)
     parser.add_argument("--slow-rank", type=int, default=-1)
     args = parser.parse_args()
     if args.role == "storage":
         store(args.address)
         return 0
     try:
-        train(args.address, args.steps, args.slow_rank)
+        train(args.address, args.steps, args.step_secs, args.slow_rank)
     except BarrierFailedError as error:
         print(error, flush=True)
         return 1

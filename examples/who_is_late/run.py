@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from examples.who_is_late.job import TRAIN_SECS
 from tests.support.network import Network
 
 JOB = Path(__file__).with_name("job.py")
@@ -39,12 +40,14 @@ class Job:
         network: The hosts.
         traces: Folder for the trace files.
         steps: How many steps each rank does.
+        step_secs: How long a step takes a rank that is not slow.
     """
 
-    def __init__(self, network: Network, traces: Path, steps: int) -> None:
+    def __init__(self, network: Network, traces: Path, steps: int, step_secs: float) -> None:
         self._network = network
         self._traces = traces
         self._steps = steps
+        self._step_secs = step_secs
         self._address = network.addresses[HOSTS[0]]
         self.ranks: list[subprocess.Popen[str]] = []
 
@@ -57,7 +60,11 @@ class Job:
         for rank in range(world_size):
             environ = {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
             host = HOSTS[rank // RANKS_PER_HOST]
-            words = (f"--steps={self._steps}", f"--slow-rank={SLOW_RANK}")
+            words = (
+                f"--steps={self._steps}",
+                f"--step-secs={self._step_secs}",
+                f"--slow-rank={SLOW_RANK}",
+            )
             self.ranks.append(self._start(stack, host, "rank", *words, **environ))
         self._kill_on_the_way()
         return {rank: self._last_words(rank) for rank in range(world_size) if rank != DEAD_RANK}
@@ -100,6 +107,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--step-secs", type=float, default=TRAIN_SECS)
     parser.add_argument("--traces", type=Path, help="where the trace files go")
     parser.add_argument("--picture", type=Path, help="PNG file for the upper part of the page")
     args = parser.parse_args()
@@ -112,7 +120,7 @@ def main() -> int:
         stack.callback(network.remove)
         network.lay()
         network.delay_secs[SLOW_HOST] = DELAY_SECS
-        said = Job(network, traces, args.steps).run(stack)
+        said = Job(network, traces, args.steps, args.step_secs).run(stack)
     console.print(f"ranks {', '.join(map(str, said))} raised, all with this message:")
     for message in set(said.values()):
         console.print(f"  [bold]{escape(message)}[/bold]")

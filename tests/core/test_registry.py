@@ -175,12 +175,12 @@ def test_a_distribution_that_is_skipped_is_named_in_the_log(
 
 class OfThisContract(OneRank):
     barrier_type = "of_this_contract"
-    contract_version: ClassVar[int] = 1
+    contract_version: ClassVar[int] = 2
 
 
 class OfAnotherContract(OneRank):
     barrier_type = "of_another_contract"
-    contract_version: ClassVar[int] = 2
+    contract_version: ClassVar[int] = 3
 
 
 @pytest.mark.usefixtures("site")
@@ -197,8 +197,8 @@ def test_a_class_for_another_version_is_not_registered_by_hand(registry: Registr
     with pytest.raises(BarrierConfigError) as raised:
         registry.register(OfAnotherContract)
 
-    assert "is built for version 2 of the barrier contract" in str(raised.value)
-    assert f"has version 1: upgrade {CORE}, or install an older backend" in str(raised.value)
+    assert "is built for version 3 of the barrier contract" in str(raised.value)
+    assert f"has version 2: upgrade {CORE}, or install an older backend" in str(raised.value)
 
 
 def test_a_class_does_not_inherit_a_version_from_the_contract() -> None:

@@ -14,10 +14,10 @@ from barrier_core.errors import BarrierConnectionError
 from barrier_core.testing.rank_processes import RankCall, RankProcesses, wait_until
 from plugins.tcp_store.tests.conftest import NewJob, StoreProcess
 from plugins.tcp_store.tests.looking import (
+    soon,
     the_verdict,
     wait_until_arrived,
     wait_until_reported,
-    within,
 )
 from plugins.tcp_store.tests.rank_functions import (
     Job,
@@ -36,8 +36,6 @@ from plugins.tcp_store.tests.rank_functions import (
 )
 
 OTHERS = [0, 1, 2]
-DECIDED_SECS = 3
-"""By when an abort or a death must have reached all ranks. Ten times what it takes when quiet."""
 
 
 def all_but_rank_3_wait(ranks: RankProcesses, job: Job) -> list[RankCall[int]]:
@@ -54,7 +52,7 @@ def test_a_rank_killed_before_it_arrives_is_reported_dead_by_name(
     job = new_job(heartbeat_secs=0.5)
     calls = all_but_rank_3_wait(ranks, job)
     pid = ranks.pid(3)
-    with within(DECIDED_SECS):
+    with soon():
         ranks.kill(3)
         verdict = the_verdict(calls)
     assert verdict.kind == "dead"
@@ -73,7 +71,7 @@ def test_a_rank_killed_after_it_has_arrived_counts_and_breaks_the_next_round(
     wait_until_arrived(job, [3])
     ranks.kill(3)
     assert ranks.run_all(arrive, job, ranks=OTHERS) == [1, 1, 1]
-    with within(DECIDED_SECS):
+    with soon():
         verdict = the_verdict(ranks.start_all(arrive, job, ranks=OTHERS))
     assert (verdict.kind, verdict.round) == ("dead", 2)
 
@@ -82,7 +80,7 @@ def test_a_killed_rank_is_found_by_its_pid_without_heartbeats(
     ranks: RankProcesses, new_job: NewJob
 ) -> None:
     calls = all_but_rank_3_wait(ranks, new_job(heartbeat_secs=0))
-    with within(DECIDED_SECS):
+    with soon():
         ranks.kill(3)
         assert the_verdict(calls).kind == "dead"
 
@@ -98,7 +96,7 @@ def test_a_dead_rank_is_found_when_those_who_looked_after_it_have_died_as_well(
     call = ranks.start(3, arrive_and_tell, job, tmp_path / "has looked")
     wait_until((tmp_path / "has looked").exists, "rank 3 has looked for the first time")
     ranks.kill(0)
-    with within(DECIDED_SECS):
+    with soon():
         ranks.kill(2)
         verdict = the_verdict([call])
     assert verdict.kind == "dead"
@@ -115,7 +113,7 @@ def test_a_frozen_rank_is_reported_alive_and_stopped_when_the_time_is_up(
     ranks.stop(3)
     late = ranks.start(3, arrive, job)
     calls = ranks.start_all(arrive, job, ranks=OTHERS)
-    with within(7):
+    with soon():
         verdict = the_verdict(calls)
     assert verdict.kind == "timeout"
     (missing,) = verdict.missing
@@ -132,9 +130,9 @@ def test_a_frozen_store_ends_every_wait_soon_after_its_time_is_up(
     calls = all_but_rank_3_wait(ranks, job)
     store_process.stop()
     try:
-        with within(10):
+        with soon():
             errors = [call.error() for call in calls]
-        with within(3):
+        with soon():
             codes = end(ranks, OTHERS)
     finally:
         store_process.cont()
@@ -152,10 +150,10 @@ def test_a_frozen_host_of_the_store_ends_every_wait_soon_after_its_time_is_up(
     calls = ranks.start_all(arrive, job, ranks=[1, 2, 3])
     wait_until_arrived(job, [1, 2, 3])
     ranks.stop(0)
-    with within(10):
+    with soon():
         errors = [call.error() for call in calls]
     assert {type(error) for error in errors} == {BarrierConnectionError}
-    with within(3):
+    with soon():
         assert end(ranks, [1, 2, 3]) == [0, 0, 0]
     ranks.cont(0)
 
@@ -173,10 +171,10 @@ def test_a_store_that_dies_ends_every_wait_at_once(
     port = store_process.serve(use_libuv=True)
     job = new_job(agent_port=port)
     calls = all_but_rank_3_wait(ranks, job)
-    with within(DECIDED_SECS):
+    with soon():
         store_process.end(port)
         assert the_verdict(calls).kind == "store"
-    with within(DECIDED_SECS):
+    with soon():
         assert the_verdict([ranks.start(3, arrive, job)]).kind == "store"
 
 
@@ -232,7 +230,7 @@ def press_ctrl_c(ranks: RankProcesses, job: Job, go: Path) -> list[RankCall[Any]
     calls: list[RankCall[Any]] = [*ranks.start_all(arrive, job, ranks=[0, 1])]
     interrupted = ranks.start(2, arrive, job)
     wait_until_arrived(job, OTHERS)
-    with within(DECIDED_SECS):
+    with soon():
         ranks.interrupt(2)
         assert isinstance(interrupted.error(), KeyboardInterrupt)
     return [*calls, ranks.start(2, arrive, job)]
@@ -260,7 +258,7 @@ def test_a_round_given_up_by_one_rank_is_broken_for_all(
     reason: str,
 ) -> None:
     calls = trigger(ranks, job, tmp_path / "go")
-    with within(DECIDED_SECS):
+    with soon():
         verdict = the_verdict(calls)
     assert verdict.kind == kind
     if rank is not None:
@@ -284,5 +282,5 @@ def test_a_broken_barrier_raises_its_verdict_again_at_every_call(
     ranks.run(3, abort, job, "no space")
     verdict = the_verdict(calls)
     for _ in range(3):
-        with within(DECIDED_SECS):
+        with soon():
             assert the_verdict(ranks.start_all(arrive, job)) == verdict

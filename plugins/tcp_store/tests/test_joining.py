@@ -10,9 +10,9 @@ from plugins.tcp_store.tests.conftest import NewJob
 from plugins.tcp_store.tests.looking import (
     keys_of,
     line_to,
+    soon,
     the_verdict,
     wait_until_arrived,
-    within,
 )
 from plugins.tcp_store.tests.rank_functions import (
     Job,
@@ -31,7 +31,7 @@ def test_a_second_process_of_a_rank_is_refused_and_the_waiting_ranks_are_told(
     ranks.run_all(join, job, ranks=[0, 1, 2])
     calls = ranks.start_all(arrive, job, ranks=[0, 1])
     wait_until_arrived(job, [0, 1])
-    with within(3):
+    with soon():
         with pytest.raises(RankConflictError, match=f"rank is taken by pid {ranks.pid(1)} on"):
             ranks.run(3, join_as, job, 1)
         verdict = the_verdict(calls)
@@ -64,7 +64,7 @@ def test_ranks_that_were_told_different_world_sizes_do_not_meet(
     ranks.run_all(join, job, ranks=[0, 1, 2])
     calls = ranks.start_all(arrive, job, ranks=[0, 1, 2])
     with (
-        within(3),
+        soon(),
         pytest.raises(RankConflictError, match="told a world size of 5, the ranks before it 4"),
     ):
         ranks.run(3, join, job.but(world_size=5))
@@ -79,7 +79,7 @@ def test_a_rank_that_comes_back_alone_is_refused_and_the_others_are_told(
     ranks.replace(1)
     with pytest.raises(RankConflictError, match="came back alone; restart all ranks, in a new"):
         ranks.run(1, join, job)
-    with within(3):
+    with soon():
         verdict = the_verdict(ranks.start_all(arrive, job, ranks=[0, 2, 3]))
     assert verdict.kind == "conflict"
     assert "came back alone" in verdict.reason
@@ -91,7 +91,7 @@ def test_a_rank_that_comes_back_alone_is_refused_in_the_third_barrier_of_its_nam
     ranks.run_all(make_use_and_close, hosted_job, 2)
     ranks.run_all(join, hosted_job)
     ranks.replace(1)
-    with within(5), pytest.raises(RankConflictError, match="came back alone; restart all ranks"):
+    with soon(), pytest.raises(RankConflictError, match="came back alone; restart all ranks"):
         ranks.run(1, join, hosted_job)
     assert the_verdict(ranks.start_all(arrive, hosted_job, ranks=[0, 2, 3])).kind == "conflict"
 
@@ -101,9 +101,9 @@ def test_a_rank_whose_host_makes_other_barriers_is_told_so_when_its_time_is_up(
 ) -> None:
     job = hosted_job.but(timeout_barrier_init_secs=1)
     ranks.run(0, join, job.but(linger_secs=0.1))
-    with within(5), pytest.raises(BarrierSetupError, match=r"rank 0 has not come to .* 'strange'"):
+    with soon(), pytest.raises(BarrierSetupError, match=r"rank 0 has not come to .* 'strange'"):
         ranks.run(1, join, job.but(prefix="strange"))
-    with within(5), pytest.raises(BarrierSetupError, match=r"generation 1\.0; .* there is 0\.0\."):
+    with soon(), pytest.raises(BarrierSetupError, match=r"generation 1\.0; .* there is 0\.0\."):
         ranks.run(1, join, job.but(generation="1"))
 
 

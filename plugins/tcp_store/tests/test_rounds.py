@@ -14,7 +14,7 @@ import pytest
 from barrier_core.testing.rank_processes import RankProcesses, state
 from barrier_core.verdict import Verdict
 from plugins.tcp_store.tests.conftest import NewJob
-from plugins.tcp_store.tests.looking import the_verdict, wait_until_arrived, within
+from plugins.tcp_store.tests.looking import soon, the_verdict, wait_until_arrived
 from plugins.tcp_store.tests.rank_functions import (
     Job,
     abort,
@@ -117,7 +117,7 @@ def test_a_round_whose_time_runs_out_names_the_missing_rank_and_what_it_did_last
     ranks.run_all(join, any_job)
     ranks.run_all(arrive, any_job)
     calls = ranks.start_all(arrive, any_job, 0.5, ranks=[0, 1, 3])
-    with within(5):
+    with soon():
         verdict = the_verdict(calls)
     assert verdict.kind == "timeout"
     assert verdict.round == 2
@@ -135,7 +135,7 @@ def test_progress_extends_the_deadline_for_as_long_as_it_is_reported(
     calls = ranks.start_all(arrive, job, ranks=[0, 1, 2])
     ranks.run(3, report_every, job, 0.3, [f"shard {shard}" for shard in range(9)])
     assert not any(call.done() for call in calls)  # 2.7 s have passed
-    with within(5):
+    with soon():
         verdict = the_verdict(calls)
     assert (verdict.kind, verdict.missing[0].progress) == ("timeout", "shard 8")
 
@@ -147,7 +147,7 @@ def test_different_tags_break_the_round(
     ranks.run_all(join, any_job)
     calls = ranks.start_all(arrive, any_job, None, ranks=waiting)
     calls.append(ranks.start(2, arrive, any_job, None, "save step=1200"))
-    with within(5):
+    with soon():
         verdict = the_verdict(calls)
     assert verdict.kind == "mismatch"
     assert verdict.tags is not None
@@ -159,7 +159,7 @@ def test_an_abort_reaches_all_waiting_ranks(ranks: RankProcesses, any_job: Job) 
     ranks.run_all(join, any_job)
     calls = ranks.start_all(arrive, any_job, ranks=[0, 1, 2])
     wait_until_arrived(any_job, [0, 1, 2])
-    with within(3):
+    with soon():
         ranks.run(3, abort, any_job, "disk full on /ckpt")
         verdict = the_verdict(calls)
     assert (verdict.kind, verdict.rank, verdict.reason) == ("abort", 3, "disk full on /ckpt")
@@ -172,7 +172,7 @@ def test_a_killed_rank_breaks_the_round_long_before_the_timeout(
     pid = ranks.pid(3)
     calls = ranks.start_all(arrive, any_job, ranks=[0, 1, 2])
     wait_until_arrived(any_job, [0, 1, 2])
-    with within(5):
+    with soon():
         ranks.kill(3)
         verdict = the_verdict(calls)
     assert verdict.kind == "dead"

@@ -16,7 +16,7 @@ from barrier_core.errors import BarrierConfigError, BarrierSetupError, BarrierTi
 from barrier_core.testing.rank_processes import RankProcesses
 from barrier_tcp_store import TCPStoreBarrier
 from plugins.tcp_store.tests.conftest import NewJob
-from plugins.tcp_store.tests.looking import line_to, within
+from plugins.tcp_store.tests.looking import line_to, soon
 from plugins.tcp_store.tests.rank_functions import Job, arrive, close, go_through, join
 
 
@@ -182,7 +182,7 @@ def test_an_address_of_another_host_is_a_clear_error(free_port: int) -> None:
 
 
 def test_a_master_that_is_not_there_is_waited_for_no_longer_than_told(free_port: int) -> None:
-    with within(5), pytest.raises(BarrierSetupError, match="check that rank 0 has started"):
+    with soon(), pytest.raises(BarrierSetupError, match="check that rank 0 has started"):
         TCPStoreBarrier(
             1, 2, tcpstore_port=free_port, master_address="127.0.0.1", timeout_barrier_init_secs=1
         )
@@ -194,7 +194,7 @@ def test_something_else_at_the_port_is_not_taken_for_a_store(
 ) -> None:
     with (
         listener(answer) as port,
-        within(5),
+        soon(),
         pytest.raises(BarrierSetupError, match="no TCPStore"),
     ):
         TCPStoreBarrier(

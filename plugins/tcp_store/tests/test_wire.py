@@ -20,7 +20,7 @@ from barrier_core.agreement.store import StoreLostError
 from barrier_core.testing.rank_processes import RankProcesses
 from barrier_tcp_store.wire import TCPStoreClient
 from plugins.tcp_store.tests.client_operations import OPERATIONS, of_rank
-from plugins.tcp_store.tests.looking import within
+from plugins.tcp_store.tests.looking import soon
 
 Connect = Callable[[], TCPStoreClient]
 LOG, BELL = astuple(Keys("ckpt", "0").round(1, ""))
@@ -154,13 +154,13 @@ def test_a_wake_ends_the_next_wait_or_the_one_under_way(connect: Connect) -> Non
     line = connect()
     line.arrive(of_rank(0), 1)
     line.wake()
-    with within(5):
+    with soon():
         assert not line.wait(60)
     # Only one: the wait after it lasts as long as it is told.
     assert not line.wait(0.01)
     timer = threading.Timer(0.05, line.wake)
     timer.start()
-    with within(5):
+    with soon():
         assert not line.wait(60)
     timer.join()
     assert not line.withdraw()
@@ -181,7 +181,7 @@ def test_a_wake_during_a_brief_wait_ends_the_next_one(connect: Connect) -> None:
     line.arrive(of_rank(0), 1)
     waker = threading.Timer(0.05, line.wake)
     waker.start()
-    with within(5):
+    with soon():
         assert not line.wait_briefly()
         assert not line.wait(60)
     waker.join()
@@ -190,20 +190,20 @@ def test_a_wake_during_a_brief_wait_ends_the_next_one(connect: Connect) -> None:
 def test_signals_do_not_prolong_a_brief_wait(connect: Connect) -> None:
     line = connect()
     line.arrive(of_rank(0), 1)
-    struck: list[int] = []
-    former = signal.signal(signal.SIGUSR1, lambda number, frame: struck.append(number))
+    received: list[int] = []
+    former = signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
     over = threading.Event()
 
-    def strike() -> None:
+    def send_signals() -> None:
         while not over.wait(0.02):
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    thread = threading.Thread(target=strike)
+    thread = threading.Thread(target=send_signals)
     thread.start()
     try:
-        with within(5):
+        with soon():
             assert not line.wait_briefly()
-        assert struck
+        assert received
     finally:
         over.set()
         thread.join()
@@ -212,7 +212,7 @@ def test_signals_do_not_prolong_a_brief_wait(connect: Connect) -> None:
 
 def test_more_wakes_than_a_pipe_holds_do_not_block(connect: Connect) -> None:
     line = connect()
-    with within(10):
+    with soon():
         for _ in range(100_000):
             line.wake()
         assert not line.wait(60)
@@ -240,7 +240,7 @@ def test_a_signal_ends_a_wait_and_leaves_the_line_in_step(connect: Connect) -> N
     line, other = connect(), connect()
     line.arrive(of_rank(0), 1)
     timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
-    with interrupted_by_signals(), within(5):
+    with interrupted_by_signals(), soon():
         timer.start()
         with pytest.raises(InterruptError):
             line.wait(60)
