@@ -17,12 +17,20 @@ from tests.support.environments import ROOT
 ONE_SLOW_ROUND = """
 import threading, time
 from barrier_core import create_barrier
+from barrier_core.plugin_api import hookimpl, plugin_manager
 
+entered = threading.Event()
+
+class Entrance:
+    @hookimpl
+    def barrier_enter(self):
+        entered.set()
+
+plugin_manager.register(Entrance())
 first, second = [create_barrier("local", global_rank=n, global_world_size=2) for n in range(2)]
 waiting = threading.Thread(target=first.execute_barrier)
 waiting.start()
-while first.round == 0:
-    time.sleep(0.01)
+entered.wait()
 time.sleep(0.3)
 second.execute_barrier()
 waiting.join()
