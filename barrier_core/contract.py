@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from barrier_core.errors import (
+    BarrierError,
     BarrierFailedError,
     BarrierUsageError,
     describe_exception,
@@ -170,7 +171,7 @@ class Barrier(abc.ABC):
                 notify("barrier_enter", barrier=self, round=number, tag=tag)
             try:
                 self._wait(number, timeout_secs, tag)
-            except BarrierFailedError as error:
+            except BarrierError as error:
                 self._finish(number, tag, error, 0.0)
                 raise
             if observed:
@@ -184,7 +185,7 @@ class Barrier(abc.ABC):
                 self._settle_mailbox()
 
     def _finish(
-        self, number: int, tag: str, error: BarrierFailedError | None, waited_secs: float
+        self, number: int, tag: str, error: BarrierError | None, waited_secs: float
     ) -> None:
         """End a round: move the counter, set `failed`, tell the observers.
 
@@ -194,14 +195,15 @@ class Barrier(abc.ABC):
         Args:
             number: The round.
             tag: The tag that this rank has come with, if it has.
-            error: Why it is broken; None if it has passed.
+            error: Why it is broken; None if it has passed. Without a verdict, the barrier goes on.
             waited_secs: How long, in seconds, this rank has waited in a round that has passed.
         """
         self.round = number
         if error is None:
             notify("barrier_exit", barrier=self, round=number, tag=tag, waited_secs=waited_secs)
         else:
-            self.failed = error
+            if isinstance(error, BarrierFailedError):
+                self.failed = error
             notify("barrier_failed", barrier=self, round=number, tag=tag, error=error)
 
     def _settle_mailbox(self) -> None:

@@ -148,7 +148,7 @@ def test_wait_fails_where_tags_differ(config: Path) -> None:
         results = list(pool.map(one, range(2), ("data", "model")))
 
     assert [each.returncode for each in results] == [1, 1]
-    assert all("tags: 'data' on 0, 'model' on 1" in each.stderr for each in results)
+    assert all("tags: 'data' on rank 0, 'model' on rank 1" in each.stderr for each in results)
 
 
 def test_wait_exits_3_where_the_store_is_not_there(config: Path) -> None:

@@ -50,7 +50,7 @@ from barrier_core.agreement.round_log import Break
 from barrier_core.agreement.store import BRIEF_SECS, StoreClient, StoreLostError
 from barrier_core.agreement.watcher import SlowRound, Watcher
 from barrier_core.contract import Barrier
-from barrier_core.errors import BarrierFailedError, describe_exception, failure
+from barrier_core.errors import BarrierError, describe_exception, failure
 from barrier_core.hooks import notify, plugin_manager
 from barrier_core.verdict import RankStatus, Verdict
 
@@ -60,7 +60,7 @@ _STAGGER_ABOVE = 32  # ranks
 _STAGGER_SECS = 0.004  # per rank
 _MAX_STAGGER_SECS = 2.0
 
-Finish = Callable[[int, str, BarrierFailedError | None, float], None]
+Finish = Callable[[int, str, BarrierError | None, float], None]
 """See `Barrier._finish`."""
 
 

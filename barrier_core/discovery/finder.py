@@ -43,6 +43,8 @@ class FoundPlugin(msgspec.Struct, frozen=True, order=True):
     version: str
     value: str
     group: str = BACKENDS
+    requires: tuple[str, ...] = ()
+    """What its distribution requires of the core, as in ``barrier-core>=0.1.0``."""
 
     def __str__(self) -> str:
         return (
@@ -100,7 +102,7 @@ def find_plugins(*groups: str) -> list[FoundPlugin]:
 def _scan(groups: Sequence[str]) -> Iterator[FoundPlugin]:
     seen: set[str] = set()
     for distribution in importlib_metadata.distributions():
-        name, version = _name_and_version(distribution)
+        name, version, requires = _metadata_of(distribution)
         # The first one on the path is the one that would be imported.
         if name and _normalized(name) in seen:
             continue
@@ -113,16 +115,18 @@ def _scan(groups: Sequence[str]) -> Iterator[FoundPlugin]:
             logger.warning("skipping %s, whose entry_points.txt is malformed: %s", name, error)
             continue
         for found in entry_points:
-            yield FoundPlugin(found.name, name, version, found.value, found.group)
+            yield FoundPlugin(found.name, name, version, found.value, found.group, requires)
 
 
-def _name_and_version(distribution: Any) -> tuple[str, str]:  # its class differs between versions
-    """Return both from the metadata; empty where one, or all metadata, is missing."""
+def _metadata_of(distribution: Any) -> tuple[str, str, tuple[str, ...]]:
+    """Return name, version and requirements of the core; empty where one, or all, is missing."""
     try:
         metadata = distribution.metadata  # parsed anew each time one asks
-        return str(metadata.get("Name") or ""), str(metadata.get("Version") or "")
+        lines = map(str, metadata.get_all("Requires-Dist") or ())
+        requires = tuple(line for line in lines if _normalized(line).startswith(CORE))
+        return str(metadata.get("Name") or ""), str(metadata.get("Version") or ""), requires
     except Exception:
-        return "", ""
+        return "", "", ()
 
 
 def _normalized(distribution: str) -> str:
@@ -161,13 +165,11 @@ def _needed_core(plugin: FoundPlugin) -> str | None:
     An installer checks this, too; but the core may have been replaced since, or come by another
     path.
     """
+    if not plugin.requires:
+        return None
     from packaging.requirements import InvalidRequirement, Requirement  # here: it costs 10 ms
 
-    try:
-        lines = importlib_metadata.distribution(plugin.distribution).requires or []
-    except Exception:  # metadata that cannot be read says nothing
-        return None
-    for line in lines:
+    for line in plugin.requires:
         try:
             requirement = Requirement(line)
         except InvalidRequirement:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from barrier_core.cli.check import ranks
+from barrier_core.cli.check import started_ranks as ranks
 from barrier_core.cli.check.figures import Figures, count_last, p99
 from tests.core.conftest import Site
 from tests.support.command import Command, Outcome
