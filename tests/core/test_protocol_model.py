@@ -28,8 +28,10 @@ from tests.core.model.explorer import (
     wrong_end,
 )
 from tests.core.model.rank_model import KEYS, Faults, Protocol, Scenario, steps
+from tests.support.sizes import size
 
 ANY_NUMBER = Faults()
+ONE_OF_FOUR = Faults(timeout=1, interrupt=1, abort=1, death=1)
 ONE_OF_EACH = Faults(timeout=1, interrupt=1, abort=1, death=1, alarm=1, late=1)
 MISMATCH = ((1, 2, "x"),)  # rank 1 comes to round 2 with another tag
 
@@ -46,29 +48,39 @@ def _without_coverage() -> Iterator[None]:
         measuring.start()
 
 
-@pytest.mark.parametrize(
-    ("scenario", "faults", "states"),
-    [
-        pytest.param(Scenario(2, 2), ANY_NUMBER, 14_000, id="2 ranks, any number of faults"),
-        pytest.param(
-            Scenario(2, 2, tags=MISMATCH), ANY_NUMBER, 14_000, id="2 ranks with different tags"
-        ),
-        pytest.param(
-            Scenario(2, 2, can_count=False), ANY_NUMBER, 8_000, id="2 ranks, store without a bell"
-        ),
-        pytest.param(Scenario(2, 3), ONE_OF_EACH, 29_000, id="2 ranks, 3 rounds"),
-        pytest.param(Scenario(3, 2), ONE_OF_EACH, 400_000, id="3 ranks, one fault of each kind"),
-        pytest.param(
-            Scenario(3, 1, tags=((1, 1, "x"),)),
-            ONE_OF_EACH,
-            100_000,
-            id="3 ranks with different tags",
-        ),
-    ],
-)
-def test_no_interleaving_breaks_a_guarantee(
-    scenario: Scenario, faults: Faults, states: int
-) -> None:
+EXPLORED = {
+    "2 ranks, any number of faults": (Scenario(2, 2), ANY_NUMBER, 500_000),
+    "2 ranks with different tags": (Scenario(2, 2, tags=MISMATCH), ONE_OF_FOUR, 100_000),
+    "2 ranks, a store that cannot count": (Scenario(2, 2, can_count=False), ONE_OF_FOUR, 60_000),
+    "2 ranks, a late watcher": (Scenario(2, 2), Faults(1, 0, 1, 0, late=1), 150_000),
+    "2 ranks, an alarm and a death": (Scenario(2, 2), Faults(0, 0, 1, 1, alarm=1), 50_000),
+    "2 ranks, 3 rounds": (Scenario(2, 3), Faults(1, 0, 1, 1), 80_000),
+    "3 ranks, a timeout and an abort": (Scenario(3, 1), Faults(1, 0, 1, 0), 250_000),
+    "3 ranks, a timeout and a death": (Scenario(3, 1), Faults(1, 0, 0, 1), 25_000),
+    "3 ranks, a timeout and an interrupt": (Scenario(3, 1), Faults(1, 1, 0, 0), 200_000),
+    "3 ranks with different tags": (
+        Scenario(3, 1, tags=((1, 1, "x"),)),
+        Faults(1, 0, 0, 1),
+        20_000,
+    ),
+}
+"""By name: what is explored, and how many states there are at least."""
+EXPLORED_AT_LENGTH = {
+    "2 ranks with different tags, any number": (
+        Scenario(2, 2, tags=MISMATCH),
+        ANY_NUMBER,
+        500_000,
+    ),
+    "2 ranks, one fault of each kind": (Scenario(2, 1), ONE_OF_EACH, 1_000_000),
+    "2 ranks, 2 rounds, four kinds": (Scenario(2, 2), Faults(0, 1, 0, 1, 1, 1), 700_000),
+    "3 ranks, 2 rounds": (Scenario(3, 2), Faults(1, 0, 0, 1), 100_000),
+}
+
+
+@pytest.mark.parametrize("name", size(EXPLORED, EXPLORED | EXPLORED_AT_LENGTH))
+def test_no_interleaving_breaks_a_guarantee(name: str) -> None:
+    scenario, faults, states = (EXPLORED | EXPLORED_AT_LENGTH)[name]
+
     exploration = Explorer(scenario, faults).explore()
 
     assert exploration.counterexample is None, f"\n{exploration.counterexample}"
@@ -85,6 +97,9 @@ def test_no_interleaving_breaks_a_guarantee(
         ("SIGNAL_NOT_REMOVED", Scenario(2, 2), "split verdict"),
         ("STILL_LISTENING", Scenario(2, 2), "early release"),
         ("ONE_SIGNAL", Scenario(2, 2, tags=MISMATCH), "mismatch"),
+        ("FINISHED_TWICE", Scenario(2, 2), "rank 0 has been told 2 times"),
+        ("STALE_REASON", Scenario(2, 2), "early release"),
+        ("ABORT_LOST", Scenario(2, 2), "lost abort"),
     ],
 )
 def test_the_checker_finds_what_is_wrong_with_a_mutant(
@@ -101,23 +116,30 @@ def test_the_checker_finds_what_is_wrong_with_a_mutant(
 def test_a_counterexample_is_told_step_by_step() -> None:
     scenario = Scenario(2, 1, protocol=mutants.SIGNAL_NOT_REMOVED)
 
-    found = Explorer(scenario, Faults(timeout=1, abort=0, death=0)).explore().counterexample
+    faults = Faults(timeout=1, interrupt=0, abort=0, death=0)
+    found = Explorer(scenario, faults).explore().counterexample
 
-    log, bell = astuple(KEYS.round(1, ""))
+    log, release = astuple(KEYS.round(1, ""))
     record = '{"kind":"timeout","rank":0,"reason":""}'
     assert str(found).splitlines() == [
         "BROKEN: split verdict: rank 0 raised in round 1, the verdict is on round 1, and round 1 "
         "has passed",
-        f"1. rank 0 appends b'A0\\n' to {log}",
-        f"2. rank 0 rings {bell}",
-        "3. rank 0 times out and gives round 1 up; the bell had not rung  [fault: timeout]",
-        f"4. rank 0 appends b'B{record}\\n' to {log}",
-        f"5. rank 0 reads {log} -> b'A0\\nB{record}\\n'",
-        "6. rank 0 creates barrier/ckpt/0/verdict: RAISES in round 1: timeout by rank 0 in round "
+        " 1. rank 0 enters round 1",
+        " 2. rank 0 looks into its mailbox",
+        f" 3. rank 0 appends b'A0\\n' to {log}",
+        f" 4. rank 0 is counted in at {release}",
+        " 5. rank 0 times out  [fault: timeout]",
+        " 6. rank 0 stops waiting for the release signal",
+        f" 7. rank 0 appends b'B{record}\\n' to {log}",
+        f" 8. rank 0 reads {log} -> b'A0\\nB{record}\\n'",
+        " 9. rank 0 asks who is missing",
+        "10. rank 0 creates barrier/ckpt/0/verdict: RAISES in round 1: timeout by rank 0 in round "
         "1, missing [1]",
-        f"7. rank 1 appends b'A1\\n' to {log}",
-        f"8. rank 1 rings {bell}",
-        "9. rank 1 hears the bell: PASSES round 1",
+        "11. rank 1 enters round 1",
+        "12. rank 1 looks into its mailbox",
+        f"13. rank 1 appends b'A1\\n' to {log}",
+        f"14. rank 1 is counted in at {release}",
+        "15. rank 1 is released: PASSES round 1",
     ]
 
 
@@ -137,7 +159,7 @@ class Job(RuleBasedStateMachine):
         world_size=st.integers(4, 6),
         tags=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3), st.just("x")), max_size=1),
         can_count=st.booleans(),
-        faults=st.builds(Faults, *[st.integers(0, 3)] * 3),
+        faults=st.builds(Faults, *[st.integers(0, 3)] * 4, st.integers(0, 1), st.integers(0, 3)),
     )
     def start(
         self, world_size: int, tags: list[tuple[int, int, str]], can_count: bool, faults: Faults
