@@ -53,8 +53,8 @@ class ObserverSpec:
     def barrier_enter(self, barrier: ObservedBarrier, round: int, tag: str) -> None:
         """Called when this rank is about to arrive.
 
-        After an interrupted call, ``round`` may be one too high. `barrier_exit` and
-        `barrier_failed` have the right number.
+        It is called again, with the same number, where the call was interrupted before it arrived.
+        A round that is broken between two calls has failed without having been entered.
         """
 
     @hookspec
