@@ -24,7 +24,6 @@ LONGEST_FIRST = (
     "plugins/tcp_store/tests/test_two_hosts.py",
     "tests/test_readme.py",
     "tests/test_new_plugin.py",
-    "tests/core/test_agreement_local.py",
     "plugins/tcp_store/tests/test_rounds.py",
     "plugins/tcp_store/tests/test_failures.py",
     "tests/test_compat.py",
