@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from barrier_core.contract import Barrier
 from barrier_core.hooks import hookimpl, plugin_manager
-from barrier_core.testing.rank_processes import wait_until
 from barrier_core.testing.rank_spec import TEST_TIMEOUT_SECS, Factory, MakeBarrier, RankSpec
 from barrier_core.verdict import RankStatus
 
