@@ -25,7 +25,6 @@ LONGEST_FIRST = (
     "tests/test_benchmarks.py",
     "tests/test_readme.py",
     "tests/test_new_plugin.py",
-    "tests/core/test_agreement_local.py",
     "plugins/tcp_store/tests/test_rounds.py",
     "plugins/tcp_store/tests/test_failures.py",
     "tests/test_compat.py",

@@ -198,12 +198,13 @@ class Barrier(abc.ABC):
             error: Why it is broken; None if it has passed. Without a verdict, the barrier goes on.
             waited_secs: How long, in seconds, this rank has waited in a round that has passed.
         """
+        if isinstance(error, BarrierFailedError):
+            # First: should this be cut short, the next call must not go on to another round.
+            self.failed = error
         self.round = number
         if error is None:
             notify("barrier_exit", barrier=self, round=number, tag=tag, waited_secs=waited_secs)
         else:
-            if isinstance(error, BarrierFailedError):
-                self.failed = error
             notify("barrier_failed", barrier=self, round=number, tag=tag, error=error)
 
     def _settle_mailbox(self) -> None:
@@ -213,8 +214,9 @@ class Barrier(abc.ABC):
         who gives the turn back. One of them finds both the turn and the mailbox.
         """
         thread = get_ident()
-        self._settlers.add(thread)  # before it takes the turn: whoever finds it taken knows why
         try:
+            # Before it takes the turn: whoever finds that taken knows why.
+            self._settlers.add(thread)
             while self._mailbox and self.failed is None and not self.closed:
                 try:
                     del self._turn[0]
@@ -347,12 +349,13 @@ class Barrier(abc.ABC):
             BarrierUsageError: Another thread is in a round, or this one is.
         """
         while True:
-            others_settle = bool(self._settlers) and get_ident() not in self._settlers
+            others_settle = self._others_settle()
             try:
                 del self._turn[0]
                 return
             except IndexError:
-                if not others_settle:
+                # Asked twice, as they may have come only now, or have gone already.
+                if not (others_settle or self._others_settle()):
                     raise BarrierUsageError(
                         f"two threads of rank {self.rank_info.global_rank} use the same "
                         f"{self.barrier_type} barrier at once "
@@ -360,6 +363,10 @@ class Barrier(abc.ABC):
                         "barrier with a prefix of its own"
                     ) from None
             time.sleep(_TURN_POLL_SECS)
+
+    def _others_settle(self) -> bool:
+        """Whether other threads have the turn for the mailbox only, or try to get it."""
+        return bool(self._settlers) and get_ident() not in self._settlers
 
     def _require_open(self) -> None:
         if self.closed:

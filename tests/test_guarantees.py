@@ -13,8 +13,8 @@ from barrier_core import BARRIER_REGISTRY, Barrier, Capability
 ROOT = Path(__file__).parents[1]
 SHORT = {
     "model": "tests/core/test_protocol_model.py",
-    "local": "tests/core/test_agreement_local.py",
-    "signals": "tests/core/test_signal_injection.py",
+    "local": "tests/core/agreement",
+    "signals": "tests/core/agreement/test_signal_injection.py",
     "tcp": "plugins/tcp_store/tests",
     "dist": "plugins/dist_barrier/tests",
     "kit": "barrier_core/testing/conformance",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from typing import get_args
 
 import pytest
 
@@ -69,7 +70,7 @@ VERDICT = Verdict(
     round=118,
     tag="save step=1200",
     rank=7,
-    reason="waited for 600.0 s",
+    reason="after 600 s",
     world_size=512,
     missing=(LATE,),
 )
@@ -118,7 +119,7 @@ def test_other_errors_keep_their_message_on_the_way_to_another_process() -> None
 
 def test_who_is_missing_reads_as_one_line() -> None:
     assert describe_missing((LATE,), 512) == (
-        'waits for 1 of 512 ranks: rank 311 (gpu-38, pid 4121) alive, last progress "shard 12/40" '
+        'waits for 1 of 512 ranks: rank 311 (gpu-38, pid 4121), alive, last progress "shard 12/40" '
         "4 s ago"
     )
 
@@ -128,14 +129,14 @@ def test_who_is_missing_reads_as_one_line() -> None:
     [
         (RankStatus(3), "rank 3 (has not joined)"),
         (RankStatus(3, detail="said good-bye"), "rank 3 (said good-bye)"),
-        (RankStatus(3, "unknown", "gpu-1", 7), "rank 3 (gpu-1, pid 7) unknown"),
+        (RankStatus(3, "unknown", "gpu-1", 7), "rank 3 (gpu-1, pid 7), unknown"),
         (
             RankStatus(3, "dead", "gpu-1", 7, detail="no heartbeat for 12 s"),
-            "rank 3 (gpu-1, pid 7) dead: no heartbeat for 12 s",
+            "rank 3 (gpu-1, pid 7), dead, no heartbeat for 12 s",
         ),
         (
             RankStatus(3, "dead", "gpu-1", 7, "shard 1/2", 61.5, "its process is gone"),
-            'rank 3 (gpu-1, pid 7) dead: its process is gone, last progress "shard 1/2" 62 s ago',
+            'rank 3 (gpu-1, pid 7), dead, its process is gone, last progress "shard 1/2" 62 s ago',
         ),
     ],
 )
@@ -161,21 +162,33 @@ def test_many_missing_ranks_are_given_as_ranges_and_the_first_spelled_out() -> N
     assert text.endswith("; rank 25 (has not joined); and 6 more")
 
 
+GONE = RankStatus(3, "dead", "gpu-1", 7, detail="its process is gone")
+
+
 @pytest.mark.parametrize(
     ("verdict", "text"),
     [
         (
             VERDICT,
-            "round 118 'save step=1200' is broken (timeout, decided by rank 7): waited for "
-            f"600.0 s; {describe_missing((LATE,), 512)}",
+            "round 118 'save step=1200' timed out after 600 s: 1 of 512 ranks did not arrive: "
+            'rank 311 (gpu-38, pid 4121), alive, last progress "shard 12/40" 4 s ago. Look at the '
+            "missing ranks first; a job that may be slower needs more timeout_secs",
         ),
         (
             Verdict("abort", 2, rank=1, reason="disk full on /ckpt", world_size=4),
-            "round 2 is broken (abort, decided by rank 1): disk full on /ckpt",
+            "round 2 was aborted by rank 1: disk full on /ckpt. Mend what that rank reports, then "
+            "restart all ranks",
         ),
         (
-            Verdict("store", 3, reason="the store was lost", world_size=4),
-            "round 3 is broken (store): the store was lost",
+            Verdict("abort", 2, rank=1, reason="disk full", world_size=4, missing=(GONE,)),
+            "round 2 was aborted by rank 1: disk full; 1 of 4 ranks had not arrived: rank 3 "
+            "(gpu-1, pid 7), dead, its process is gone. Mend what that rank reports, then restart "
+            "all ranks",
+        ),
+        (
+            Verdict("dead", 5, rank=0, reason="rank 0 has found it", world_size=4, missing=(GONE,)),
+            "round 5 is broken: 1 of 4 ranks had not arrived: rank 3 (gpu-1, pid 7), dead, its "
+            "process is gone. Find out on its host why it ended, then restart all ranks",
         ),
         (
             Verdict(
@@ -183,18 +196,36 @@ def test_many_missing_ranks_are_given_as_ranges_and_the_first_spelled_out() -> N
                 4,
                 tag="save",
                 rank=2,
-                reason="ranks came with different tags",
+                reason="the ranks came with different tags",
                 world_size=4,
-                tags={"load": "2", "save": "0-1, 3"},
+                tags={"": "2", "save": "0-1, 3"},
             ),
-            "round 4 'save' is broken (mismatch, decided by rank 2): ranks came with different "
-            "tags; tags: 'load' on 2, 'save' on 0-1, 3",
+            "round 4 'save' is broken, as its ranks came with different tags: no tag on rank 2, "
+            "'save' on ranks 0-1, 3. Bring all ranks to the same call, with the same tag",
+        ),
+        (
+            Verdict("conflict", 6, rank=1, reason="rank 1 (pid 8 on gpu-2) may not join: it is"),
+            "round 6 is broken: rank 1 (pid 8 on gpu-2) may not join: it is. Start each rank once, "
+            "with the settings of the job, then restart all ranks",
+        ),
+        (
+            Verdict("store", 3, reason="the TCP store at 10.0.0.1:29511 failed: no answer"),
+            "round 3 is lost: the TCP store at 10.0.0.1:29511 failed: no answer. Whether other "
+            "ranks have passed is not known: restart from the last checkpoint",
         ),
     ],
-    ids=["timeout", "abort", "store", "mismatch"],
+    ids=["timeout", "abort", "abort of who waits", "dead", "mismatch", "conflict", "store"],
 )
-def test_a_verdict_says_which_round_why_and_who(verdict: Verdict, text: str) -> None:
+def test_a_verdict_is_one_line_that_says_the_outcome_who_and_what_to_do(
+    verdict: Verdict, text: str
+) -> None:
     assert str(verdict) == text
+
+
+def test_every_kind_of_verdict_ends_with_a_remedy_of_its_own() -> None:
+    remedies = {str(Verdict(kind, 1)).rpartition(". ")[2] for kind in get_args(VerdictKind)}
+
+    assert len(remedies) == len(get_args(VerdictKind))
 
 
 def test_a_round_without_a_tag_is_named_by_its_number() -> None:

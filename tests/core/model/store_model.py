@@ -86,7 +86,7 @@ def canonical(log: bytes) -> bytes:
     Why this loses nothing: a rank asks a log who came, and with which tag, before the first break,
     and what that break says; never in which order they came (which decides no more than who looks
     after a slow round). What follows the first break is not read, but for the tags, which the
-    removal of a generation needs. `tests/core/test_log.py` shows it.
+    removal of a generation needs. `tests/core/agreement/test_round_log.py` shows it.
     """
     early, late = _split(log)
     late = [record for record in sorted(set(late)) if record.startswith(b"A")]
