@@ -10,6 +10,17 @@ from contextlib import suppress
 from typing import Any
 
 from barrier_core import BarrierError, BarrierFailedError, create_barrier
+from barrier_core.plugin_api import hookimpl, plugin_manager
+
+
+class Waiting:
+    """Says when this rank has waited for a while."""
+
+    @hookimpl
+    def barrier_waiting(self) -> None:
+        """Say so once."""
+        print(json.dumps({"waits": True}), flush=True)
+        plugin_manager.unregister(self)
 
 
 def main() -> None:
@@ -28,6 +39,9 @@ def main() -> None:
                 case "rounds":
                     for _ in range(command["count"]):
                         barrier.execute_barrier()
+                case "wait and say so":
+                    plugin_manager.register(Waiting())
+                    barrier.execute_barrier()
                 case "wait":
                     barrier.execute_barrier(**command)
                 case "progress":

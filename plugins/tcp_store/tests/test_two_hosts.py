@@ -102,6 +102,7 @@ def job(network: Network) -> dict[str, Any]:
         "tcpstore_port": free_port(),
         "heartbeat_secs": _HEARTBEAT_SECS,
         "timeout_secs": 20,
+        "warn_after_secs": 0.5,
         "linger_secs": 5,
     }
 
@@ -200,9 +201,10 @@ def test_ranks_on_two_hosts_that_come_with_different_tags_are_told_so(
 
 
 def test_ctrl_c_on_the_other_host_ends_its_wait_and_breaks_the_round(ranks: list[HostRank]) -> None:
-    for rank in (ranks[0], ranks[1], ranks[3]):
+    for rank in ranks[:2]:
         rank.tell("wait")
-    run(ranks[2:3], "rounds", count=0)  # rank 2 is busy elsewhere
+    ranks[3].tell("wait and say so")  # rank 2 is busy elsewhere
+    assert ranks[3].answer()["waits"]
     ranks[3].interrupt()
     assert ranks[3].answer()["error"] == "KeyboardInterrupt"
     answers = [rank.answer() for rank in ranks[:2]]
