@@ -118,7 +118,7 @@ def measure(
 
 def _measure_load(server: RankProcesses, client: RankProcesses, size: int, rounds: int) -> Load:
     port = server.run(0, serve)
-    client.run(0, open_lines, port, size)
+    client.run(0, open_clients, port, size)
     client.run(0, run_rounds, 2)
     costs = []
     for _ in range(5):
@@ -126,7 +126,7 @@ def _measure_load(server: RankProcesses, client: RankProcesses, size: int, round
         client.run(0, run_rounds, rounds)
         costs.append((server.run(0, cpu_secs) - before) / rounds / size * 1e6)
     keys = server.run(0, count_keys)
-    client.run(0, close_lines)
+    client.run(0, close_clients)
     return Load(size, rounds, min(costs), keys)
 
 
@@ -200,36 +200,36 @@ def count_keys(rank: int) -> int:
 # What runs in the clients' processes.
 
 
-def open_lines(rank: int, port: int, size: int) -> None:
+def open_clients(rank: int, port: int, size: int) -> None:
     """Open as many lines as there are ranks."""
     from barrier_tcp_store.wire import TCPStoreClient
 
-    state["lines"] = [TCPStoreClient(HOST, port) for _ in range(size)]
+    state["clients"] = [TCPStoreClient(HOST, port) for _ in range(size)]
     state["round"] = 0
 
 
 def run_rounds(rank: int, rounds: int) -> None:
-    """Go through rounds with all lines: all arrive, then all hear the bell."""
+    """Go through rounds with all clients: all arrive, then all are released."""
     from barrier_core.agreement.keys import Keys
 
-    lines = state["lines"]
+    clients = state["clients"]
     keys = Keys("benchmark", "0")
-    series = [keys.series(place, len(lines), "") for place in range(len(lines))]
+    series = [keys.series(rank_, len(clients), "") for rank_ in range(len(clients))]
     for _ in range(rounds):
         state["round"] += 1
         number = state["round"]
-        for place, line in enumerate(lines):
-            line.arrive(series[place], number)
-        assert all(line.wait(60.0) for line in lines)
+        for rank_, client in enumerate(clients):
+            client.arrive(series[rank_], number)
+        assert all(client.wait(60.0) for client in clients)
         if number % BATCH_ROUNDS == 0:
             old = [keys.round(past, "") for past in range(number - BATCH_ROUNDS, number)]
-            lines[0].remove([key for both in old for key in (both.release, both.log)])
+            clients[0].remove([key for both in old for key in (both.release, both.log)])
 
 
-def close_lines(rank: int) -> None:
-    """Hang up."""
-    for line in state.pop("lines"):
-        line.close()
+def close_clients(rank: int) -> None:
+    """Close the connections."""
+    for client in state.pop("clients"):
+        client.close()
 
 
 def open_barriers(process: int, port: int, ranks: int, timeout_secs: float) -> None:
@@ -278,9 +278,9 @@ def abort_when_all_wait(process: int, ranks: int) -> float:
     from barrier_core.agreement.round_log import parse
 
     (barrier,) = state["barriers"]
-    line, log = barrier._line, barrier._keys.round(1, "").log
+    client, log = barrier._client, barrier._keys.round(1, "").log
     wait_until(
-        lambda: len(parse(line.read([log])[0] or b"").arrivals) == ranks, f"{ranks} ranks wait"
+        lambda: len(parse(client.read([log])[0] or b"").arrivals) == ranks, f"{ranks} ranks wait"
     )
     at = time.monotonic()
     barrier.abort("as if the disk were full")

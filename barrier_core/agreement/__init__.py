@@ -1,7 +1,8 @@
 """The engine: one verdict for all ranks, on any key-value store.
 
-`keys`, `log` and `protocol` say where a round is kept and how it is decided, `store` what a backend
-must supply, `roster` and `processes` who is there, `seats` which of a rank's barriers is which,
-`watcher` looks after slow rounds, `wakeup` ends a wait, `leaving` and `retire` see to the end,
-`barrier` puts them together, and `local` is the in-process backend that they are proved with.
+`round_log` and `keys` say where a round is kept, `store` what a backend must supply. `reasons`,
+`operations` and `protocol` are the pure rules that decide a round. `round` runs them for one rank,
+and `watcher` looks after slow rounds, with `failure_detector` and `liveness`. `joining`,
+`membership` and `open_barriers` are how a rank gets in, `leaving` and `cleanup` how it gets out,
+`wakeup` ends a wait, `gathering` brings values to rank 0, and `barrier` puts all of it together.
 """

@@ -35,7 +35,7 @@ class RawSocketContender(Contender):
 
 
 def _serve(listener: socket.socket, world_size: int) -> None:
-    """Serve one world until its ranks hang up."""
+    """Serve one world until its ranks close their connections."""
     with listener:
         clients = [listener.accept()[0] for _ in range(world_size)]
     poll = select.epoll()

@@ -82,7 +82,7 @@ def saves(
         except BarrierTimeoutError as error:
             return str(error)
         finally:
-            saver._writer._barrier.close()  # theirs has no close; ours signs off
+            saver._writer._barrier.close()  # theirs has no close; ours leaves
         loaded = torch.load(directory / "first" / f"model_{rank}.pt")
         return str(loaded["weight"].tolist())
 

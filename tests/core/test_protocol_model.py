@@ -27,7 +27,8 @@ from tests.core.model.explorer import (
     leftovers,
     wrong_end,
 )
-from tests.core.model.rank_model import KEYS, Faults, Protocol, Scenario, steps
+from tests.core.model.rank_model import steps
+from tests.core.model.scenario import KEYS, Faults, Protocol, Scenario
 from tests.support.sizes import size
 
 ANY_NUMBER = Faults()

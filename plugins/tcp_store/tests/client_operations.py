@@ -15,10 +15,10 @@ def of_rank(number: int, tag: str = "") -> Series:
 
 
 OPERATIONS: dict[str, Callable[[TCPStoreClient], Any]] = {
-    "append": lambda line: line.append("key", b"value"),
-    "read": lambda line: line.read(["key"]),
-    "create": lambda line: line.create("key", b"value"),
-    "write": lambda line: line.write("key", b"value"),
-    "remove": lambda line: line.remove(["key"]),
-    "arrive": lambda line: line.arrive(of_rank(0), 1),
+    "append": lambda client: client.append("key", b"value"),
+    "read": lambda client: client.read(["key"]),
+    "create": lambda client: client.create("key", b"value"),
+    "write": lambda client: client.write("key", b"value"),
+    "remove": lambda client: client.remove(["key"]),
+    "arrive": lambda client: client.arrive(of_rank(0), 1),
 }

@@ -14,7 +14,13 @@ from barrier_core.plugin_api import hookimpl, plugin_manager
 
 
 class Waiting:
-    """Says when this rank has waited for a while."""
+    """Says, once it is told to, when this rank has waited for a while."""
+
+    @classmethod
+    def say_so(cls, wanted: bool = True) -> None:
+        """Say it of the next round."""
+        if wanted:
+            plugin_manager.register(cls())
 
     @hookimpl
     def barrier_waiting(self) -> None:
@@ -39,10 +45,8 @@ def main() -> None:
                 case "rounds":
                     for _ in range(command["count"]):
                         barrier.execute_barrier()
-                case "wait and say so":
-                    plugin_manager.register(Waiting())
-                    barrier.execute_barrier()
                 case "wait":
+                    Waiting.say_so(command.pop("say_so", False))
                     barrier.execute_barrier(**command)
                 case "progress":
                     barrier.report_progress(command["text"])

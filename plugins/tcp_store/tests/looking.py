@@ -24,7 +24,7 @@ def keys_of(job: Job) -> Keys:
     return Keys(job.prefix, f"{job.generation}.0")
 
 
-def line_to(job: Job) -> TCPStoreClient:
+def client_of(job: Job) -> TCPStoreClient:
     """Connect to the job's store."""
     return TCPStoreClient("127.0.0.1", job.agent_port or job.options["tcpstore_port"])
 
@@ -32,19 +32,21 @@ def line_to(job: Job) -> TCPStoreClient:
 def wait_until_arrived(job: Job, ranks: Collection[int], number: int = 1) -> None:
     """Return once these ranks, and no others, have arrived at a round."""
     log = keys_of(job).round(number, "").log
-    with closing(line_to(job)) as line:
+    with closing(client_of(job)) as client:
 
         def arrived() -> set[int]:
-            return {arrival.rank for arrival in parse(line.read([log])[0] or b"").arrivals}
+            return {arrival.rank for arrival in parse(client.read([log])[0] or b"").arrivals}
 
         wait_until(lambda: arrived() == set(ranks), f"ranks {ranks} have arrived", 10)
 
 
 def wait_until_reported(job: Job, rank: int, progress: str) -> None:
     """Return once the store knows of a rank's progress."""
-    pulse = keys_of(job).heartbeat(rank)
-    with closing(line_to(job)) as line:
-        wait_until(lambda: progress.encode() in (line.read([pulse])[0] or b""), "it is known", 10)
+    heartbeat = keys_of(job).heartbeat(rank)
+    with closing(client_of(job)) as client:
+        wait_until(
+            lambda: progress.encode() in (client.read([heartbeat])[0] or b""), "it is known", 10
+        )
 
 
 def the_verdict(calls: Sequence[RankCall[Any]], timeout_secs: float | None = None) -> Verdict:

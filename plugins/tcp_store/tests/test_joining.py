@@ -8,8 +8,8 @@ from barrier_core.errors import BarrierSetupError, RankConflictError
 from barrier_core.testing.rank_processes import RankProcesses, state
 from plugins.tcp_store.tests.conftest import NewJob
 from plugins.tcp_store.tests.looking import (
+    client_of,
     keys_of,
-    line_to,
     soon,
     the_verdict,
     wait_until_arrived,
@@ -141,11 +141,11 @@ def test_a_broken_barrier_works_again_when_all_ranks_have_made_it_anew(
 def test_the_store_holds_the_members_of_the_running_generation_only(
     ranks: RankProcesses, job: Job
 ) -> None:
-    line = line_to(job)
+    client = client_of(job)
     for generation in range(4):
         current = job.but(generation=str(generation))
         ranks.run_all(join, current)
         ranks.run_all(arrive, current)
         ranks.run_all(close, current)
-        assert line.read([keys_of(current).member(rank) for rank in range(4)]) == [None] * 4
-    line.close()
+        assert client.read([keys_of(current).member(rank) for rank in range(4)]) == [None] * 4
+    client.close()

@@ -56,20 +56,20 @@ def test_after_a_missed_answer_the_line_is_lost_for_good(
     operation: Callable[[TCPStoreClient], Any],
 ) -> None:
     with silent_server() as (port, say):
-        line = TCPStoreClient("127.0.0.1", port, patience_secs=5)
-        line.answer_secs = 0.1
+        client = TCPStoreClient("127.0.0.1", port, patience_secs=5)
+        client.answer_secs = 0.1
         with pytest.raises(StoreLostError, match=r"no answer for 0\.1 s"):
-            line.create("slow", b"value")
-        with suppress(ConnectionError):  # it may see by then that we have hung up
+            client.create("slow", b"value")
+        with suppress(ConnectionError):  # it may see by then that the connection is closed
             say(text(b"the answer to the first question"))
         for _ in range(2):
             with pytest.raises(StoreLostError):
-                operation(line)
-        line.close()
+                operation(client)
+        client.close()
 
 
 def test_an_answer_in_pieces_is_put_together() -> None:
-    with silent_server() as (port, say), closing(TCPStoreClient("127.0.0.1", port)) as line:
+    with silent_server() as (port, say), closing(TCPStoreClient("127.0.0.1", port)) as client:
 
         def dribble() -> None:
             for piece in text(b"in pieces"):
@@ -78,38 +78,38 @@ def test_an_answer_in_pieces_is_put_together() -> None:
 
         thread = threading.Thread(target=dribble)
         thread.start()
-        assert line.create("key", b"value") == b"in pieces"
+        assert client.create("key", b"value") == b"in pieces"
         thread.join()
 
 
 def test_a_server_that_hangs_up_is_lost_at_once_while_waiting() -> None:
     with silent_server() as (port, say):
-        line = TCPStoreClient("127.0.0.1", port)
-        line.arrive(of_rank(0), 1)
+        client = TCPStoreClient("127.0.0.1", port)
+        client.arrive(of_rank(0), 1)
         say(b"")
     with soon(), pytest.raises(StoreLostError, match=r"closed the connection|reset"):
-        line.wait(60)
-    line.close()
+        client.wait(60)
+    client.close()
 
 
-def test_a_server_that_knows_no_bell_is_told_from_one_that_is_silent() -> None:
+def test_a_server_that_cannot_count_is_told_from_one_that_is_silent() -> None:
     with silent_server() as (port, say):
-        line = TCPStoreClient("127.0.0.1", port)
+        client = TCPStoreClient("127.0.0.1", port)
         say(b"")
-    assert not line.probe_counting("scratch")
-    line.close()
+    assert not client.probe_counting("scratch")
+    client.close()
     with silent_server() as (port, _):
-        line = TCPStoreClient("127.0.0.1", port)
-        line.answer_secs = 0.1
+        client = TCPStoreClient("127.0.0.1", port)
+        client.answer_secs = 0.1
         with pytest.raises(StoreLostError, match="no answer"):
-            line.probe_counting("scratch")
-        line.close()
+            client.probe_counting("scratch")
+        client.close()
 
 
 def test_a_request_that_the_server_does_not_take_is_given_up_in_time() -> None:
     with silent_server() as (port, _):
-        line = TCPStoreClient("127.0.0.1", port)
-        line.answer_secs = 0.2
+        client = TCPStoreClient("127.0.0.1", port)
+        client.answer_secs = 0.2
         with soon(), pytest.raises(StoreLostError, match=r"took no request for 0\.2 s"):
-            line.write("large", bytes(50_000_000))
-        line.close()
+            client.write("large", bytes(50_000_000))
+        client.close()

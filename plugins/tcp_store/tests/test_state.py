@@ -10,10 +10,10 @@ import pytest
 from barrier_core.agreement.cleanup import BATCH_ROUNDS
 from barrier_core.testing.rank_processes import RankProcesses, wait_until
 from plugins.tcp_store.tests.conftest import NewJob, StoreProcess
-from plugins.tcp_store.tests.looking import keys_of, line_to, the_verdict
+from plugins.tcp_store.tests.looking import client_of, keys_of, the_verdict
 from plugins.tcp_store.tests.rank_functions import arrive, close, go_through, join
 
-KEYS_PER_ROUND = 2  # its log and its bell
+KEYS_PER_ROUND = 2  # its log and its release signal
 UNFINISHED_ROUNDS = 3 * BATCH_ROUNDS
 """Rounds whose keys may be there: the batch that fills up, and one or two on their way out."""
 
@@ -33,11 +33,11 @@ def test_the_number_of_keys_does_not_grow_with_the_rounds(
             lambda: store_process.count_keys(own_port) <= limit, f"at most {limit} keys are left"
         )
     ranks.run_all(close, job)
-    line = line_to(job)
-    assert line.read([keys_of(job).generations]) != [None]
-    # The list of generations, and whether the server knows the bell; no more.
+    client = client_of(job)
+    assert client.read([keys_of(job).generations]) != [None]
+    # The list of generations, and whether the server can count; no more.
     assert store_process.count_keys(own_port) == empty + 2
-    line.close()
+    client.close()
 
 
 def resident_bytes(rank: int) -> int:

@@ -16,7 +16,7 @@ from barrier_core.errors import BarrierConfigError, BarrierSetupError, BarrierTi
 from barrier_core.testing.rank_processes import RankProcesses
 from barrier_tcp_store import TCPStoreBarrier
 from plugins.tcp_store.tests.conftest import NewJob
-from plugins.tcp_store.tests.looking import line_to, soon
+from plugins.tcp_store.tests.looking import client_of, soon
 from plugins.tcp_store.tests.rank_functions import Job, arrive, close, go_through, join
 
 
@@ -238,7 +238,7 @@ def test_a_stranger_at_the_port_does_no_harm(
     with socket.create_connection(("127.0.0.1", own_port)) as stranger:
         stranger.sendall(words)
         ranks.run_all(go_through, job, 50)
-        line_to(job).close()  # those who come later are served, too
+        client_of(job).close()  # those who come later are served, too
     ranks.run_all(go_through, job, 50)
     ranks.run_all(close, job)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from barrier_core.errors import BarrierFailedError, BarrierUsageError
 from barrier_core.testing.rank_processes import RankProcesses, state, wait_until
-from plugins.tcp_store.tests.looking import line_to, soon, wait_until_arrived
+from plugins.tcp_store.tests.looking import client_of, soon, wait_until_arrived
 from plugins.tcp_store.tests.rank_functions import Job, arrive, go_through, join
 
 
@@ -118,7 +118,7 @@ def test_a_closed_barrier_ends_its_thread_and_connections(ranks: RankProcesses, 
         ranks.run_all(close_it, job)
     with soon():
         wait_until(lambda: ranks.run(0, threads_and_descriptors) == before, "all is released", 5)
-    line_to(job).close()
+    client_of(job).close()
 
 
 def threads_and_descriptors(rank: int) -> tuple[list[str], int]:

@@ -203,7 +203,7 @@ def test_ranks_on_two_hosts_that_come_with_different_tags_are_told_so(
 def test_ctrl_c_on_the_other_host_ends_its_wait_and_breaks_the_round(ranks: list[HostRank]) -> None:
     for rank in ranks[:2]:
         rank.tell("wait")
-    ranks[3].tell("wait and say so")  # rank 2 is busy elsewhere
+    ranks[3].tell("wait", say_so=True)  # rank 2 is busy elsewhere
     assert ranks[3].answer()["waits"]
     ranks[3].interrupt()
     assert ranks[3].answer()["error"] == "KeyboardInterrupt"

@@ -23,7 +23,7 @@ from plugins.tcp_store.tests.client_operations import OPERATIONS, of_rank
 from plugins.tcp_store.tests.looking import soon
 
 Connect = Callable[[], TCPStoreClient]
-LOG, BELL = astuple(Keys("ckpt", "0").round(1, ""))
+LOG, RELEASE = astuple(Keys("ckpt", "0").round(1, ""))
 
 
 @pytest.fixture(params=["libuv", "older"])
@@ -35,27 +35,27 @@ def port(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def connect(port: int) -> Iterator[Connect]:
-    """Opens lines whose keys are this test's own."""
-    lines: list[TCPStoreClient] = []
+    """Opens clients whose keys are this test's own."""
+    clients: list[TCPStoreClient] = []
     namespace = f"wire-{os.urandom(4).hex()}/"
 
     def connect() -> TCPStoreClient:
-        lines.append(TCPStoreClient("127.0.0.1", port, namespace=namespace))
-        return lines[-1]
+        clients.append(TCPStoreClient("127.0.0.1", port, namespace=namespace))
+        return clients[-1]
 
     yield connect
-    for line in lines:
-        line.close()
+    for client in clients:
+        client.close()
 
 
 def test_values_come_back_as_they_were_put(connect: Connect) -> None:
-    line = connect()
+    client = connect()
     large = os.urandom(200_000)
-    line.write("large", large)
-    line.append("log", b"one ")
-    line.append("log", b"two")
-    line.write("empty", b"")
-    assert line.read(["large", "missing", "log", "large", "empty"]) == [
+    client.write("large", large)
+    client.append("log", b"one ")
+    client.append("log", b"two")
+    client.write("empty", b"")
+    assert client.read(["large", "missing", "log", "large", "empty"]) == [
         large,
         None,
         b"one two",
@@ -65,21 +65,21 @@ def test_values_come_back_as_they_were_put(connect: Connect) -> None:
 
 
 def test_many_large_values_are_read_and_written_at_once(connect: Connect) -> None:
-    line, other = connect(), connect()
+    client, other = connect(), connect()
     values = {f"value-{number}": os.urandom(200_000) for number in range(20)}
     for key, value in values.items():
-        line.write(key, value)
-    line.read(["fence"])
+        client.write(key, value)
+    client.read(["fence"])
     assert other.read(list(values)) == list(values.values())
     other.remove(values)
-    assert line.read(list(values)) == [None] * len(values)
+    assert client.read(list(values)) == [None] * len(values)
 
 
 def test_only_the_first_to_create_a_key_sets_it(connect: Connect) -> None:
-    line, other = connect(), connect()
-    assert line.create("key", b"mine") == b"mine"
+    client, other = connect(), connect()
+    assert client.create("key", b"mine") == b"mine"
     assert other.create("key", b"theirs") == b"mine"
-    line.remove(["key"])
+    client.remove(["key"])
     assert other.create("key", b"theirs") == b"theirs"
 
 
@@ -93,12 +93,12 @@ def test_a_namespace_keeps_keys_apart(port: int) -> None:
         assert right.read(["key"]) == [None]
 
 
-def has_arrivals(line: TCPStoreClient) -> bool:
+def has_arrivals(client: TCPStoreClient) -> bool:
     """Whether the log has both arrivals; in any order, as each went its own way to the server."""
-    return line.read([LOG]) in ([b"A0\nA1\n"], [b"A1\nA0\n"])
+    return client.read([LOG]) in ([b"A0\nA1\n"], [b"A1\nA0\n"])
 
 
-def test_the_bell_rings_when_all_have_been_counted_in(connect: Connect) -> None:
+def test_all_are_released_when_all_have_been_counted_in(connect: Connect) -> None:
     first, second = connect(), connect()
     first.arrive(of_rank(0), 1)
     assert not first.wait(0.01)
@@ -108,14 +108,16 @@ def test_the_bell_rings_when_all_have_been_counted_in(connect: Connect) -> None:
     assert has_arrivals(first)
 
 
-def test_every_round_has_a_log_and_a_bell_of_its_own_for_each_tag(connect: Connect) -> None:
+def test_every_round_has_a_log_and_a_release_signal_of_its_own_for_each_tag(
+    connect: Connect,
+) -> None:
     first, second, watcher = connect(), connect(), connect()
     for number, tag in ((9, "a"), (10, "a"), (10**11, "b/c"), (11, "")):
         keys = Keys("ckpt", "0").round(number, tag)
         first.arrive(of_rank(0, tag), number)
         assert not first.wait(0.01)
         second.arrive(of_rank(1, "another"), number)
-        assert not second.wait(0.01)  # it has rung another bell
+        assert not second.wait(0.01)  # it is counted elsewhere
         assert not second.withdraw()
         first.remove([keys.release])
         assert not first.withdraw()
@@ -130,17 +132,17 @@ def test_every_round_has_a_log_and_a_bell_of_its_own_for_each_tag(connect: Conne
         assert watcher.read([keys.log]) == [None]
 
 
-def test_a_bell_that_was_removed_has_to_be_rung_by_all_again(connect: Connect) -> None:
+def test_after_a_removal_all_have_to_be_counted_in_again(connect: Connect) -> None:
     first, second = connect(), connect()
     first.arrive(of_rank(0), 1)
     assert not first.withdraw()
-    first.remove([BELL])
+    first.remove([RELEASE])
     second.arrive(of_rank(1), 1)
     assert not second.wait(0.05)
     assert not second.withdraw()
 
 
-def test_withdrawing_tells_whether_the_bell_has_rung(connect: Connect) -> None:
+def test_withdrawing_tells_whether_the_release_signal_had_come(connect: Connect) -> None:
     first, second = connect(), connect()
     first.arrive(of_rank(0), 1)
     second.arrive(of_rank(1), 1)
@@ -151,22 +153,22 @@ def test_withdrawing_tells_whether_the_bell_has_rung(connect: Connect) -> None:
 
 
 def test_a_wake_ends_the_next_wait_or_the_one_under_way(connect: Connect) -> None:
-    line = connect()
-    line.arrive(of_rank(0), 1)
-    line.wake()
+    client = connect()
+    client.arrive(of_rank(0), 1)
+    client.wake()
     with soon():
-        assert not line.wait(60)
+        assert not client.wait(60)
     # Only one: the wait after it lasts as long as it is told.
-    assert not line.wait(0.01)
-    timer = threading.Timer(0.05, line.wake)
+    assert not client.wait(0.01)
+    timer = threading.Timer(0.05, client.wake)
     timer.start()
     with soon():
-        assert not line.wait(60)
+        assert not client.wait(60)
     timer.join()
-    assert not line.withdraw()
+    assert not client.withdraw()
 
 
-def test_a_brief_wait_ends_with_the_bell(connect: Connect) -> None:
+def test_a_brief_wait_ends_with_the_release_signal(connect: Connect) -> None:
     first, second = connect(), connect()
     first.arrive(of_rank(0), 1)
     assert not first.wait_briefly()
@@ -177,19 +179,19 @@ def test_a_brief_wait_ends_with_the_bell(connect: Connect) -> None:
 
 
 def test_a_wake_during_a_brief_wait_ends_the_next_one(connect: Connect) -> None:
-    line = connect()
-    line.arrive(of_rank(0), 1)
-    waker = threading.Timer(0.05, line.wake)
+    client = connect()
+    client.arrive(of_rank(0), 1)
+    waker = threading.Timer(0.05, client.wake)
     waker.start()
     with soon():
-        assert not line.wait_briefly()
-        assert not line.wait(60)
+        assert not client.wait_briefly()
+        assert not client.wait(60)
     waker.join()
 
 
 def test_signals_do_not_prolong_a_brief_wait(connect: Connect) -> None:
-    line = connect()
-    line.arrive(of_rank(0), 1)
+    client = connect()
+    client.arrive(of_rank(0), 1)
     received: list[int] = []
     former = signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
     over = threading.Event()
@@ -202,7 +204,7 @@ def test_signals_do_not_prolong_a_brief_wait(connect: Connect) -> None:
     thread.start()
     try:
         with soon():
-            assert not line.wait_briefly()
+            assert not client.wait_briefly()
         assert received
     finally:
         over.set()
@@ -211,11 +213,11 @@ def test_signals_do_not_prolong_a_brief_wait(connect: Connect) -> None:
 
 
 def test_more_wakes_than_a_pipe_holds_do_not_block(connect: Connect) -> None:
-    line = connect()
+    client = connect()
     with soon():
         for _ in range(100_000):
-            line.wake()
-        assert not line.wait(60)
+            client.wake()
+        assert not client.wait(60)
 
 
 class InterruptError(Exception):
@@ -237,17 +239,17 @@ def interrupted_by_signals() -> Iterator[None]:
 
 
 def test_a_signal_ends_a_wait_and_leaves_the_line_in_step(connect: Connect) -> None:
-    line, other = connect(), connect()
-    line.arrive(of_rank(0), 1)
+    client, other = connect(), connect()
+    client.arrive(of_rank(0), 1)
     timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGUSR1))
     with interrupted_by_signals(), soon():
         timer.start()
         with pytest.raises(InterruptError):
-            line.wait(60)
+            client.wait(60)
         timer.join()
-    assert not line.withdraw()
-    assert line.read([LOG, "missing"]) == [b"A0\n", None]
-    # It was counted in: with one more, the bell has been rung by two.
+    assert not client.withdraw()
+    assert client.read([LOG, "missing"]) == [b"A0\n", None]
+    # It was counted in: with one more, two are counted in.
     other.arrive(of_rank(1), 1)
     assert other.wait(5)
 
@@ -256,7 +258,7 @@ def test_a_signal_ends_a_wait_and_leaves_the_line_in_step(connect: Connect) -> N
 def test_an_arrival_that_is_interrupted_is_withdrawn_correctly(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    line, other = connect(), connect()
+    client, other = connect(), connect()
     send = TCPStoreClient._send
 
     def send_and_be_interrupted(self: TCPStoreClient, request: bytes) -> None:
@@ -267,10 +269,10 @@ def test_an_arrival_that_is_interrupted_is_withdrawn_correctly(
     with monkeypatch.context() as patch:
         patch.setattr(TCPStoreClient, "_send", send_and_be_interrupted)
         with pytest.raises(InterruptError):
-            line.arrive(of_rank(0), 1)
-    assert not line.withdraw()
-    assert line.read([LOG]) == [b"A0\n" if moment == "when it is out" else None]
-    line.remove([BELL])
+            client.arrive(of_rank(0), 1)
+    assert not client.withdraw()
+    assert client.read([LOG]) == [b"A0\n" if moment == "when it is out" else None]
+    client.remove([RELEASE])
     other.arrive(of_rank(1), 1)
     assert not other.wait(0.05)
     assert not other.withdraw()
@@ -280,7 +282,7 @@ def test_an_arrival_that_is_interrupted_is_withdrawn_correctly(
 def test_a_line_whose_question_was_interrupted_answers_no_other(
     connect: Connect, operation: Callable[[TCPStoreClient], Any]
 ) -> None:
-    line = connect()
+    client = connect()
     receive = TCPStoreClient._receive
 
     def receive_and_be_interrupted(self: TCPStoreClient, size: int) -> bytes:
@@ -289,16 +291,16 @@ def test_a_line_whose_question_was_interrupted_answers_no_other(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TCPStoreClient, "_receive", receive_and_be_interrupted)
         with pytest.raises(InterruptError):
-            line.create("asked", b"an answer to nobody")
+            client.create("asked", b"an answer to nobody")
     assert TCPStoreClient._receive is receive
     with pytest.raises(StoreLostError):
-        operation(line)
+        operation(client)
 
 
-def test_torchs_servers_know_the_bell(connect: Connect) -> None:
-    line = connect()
-    assert line.probe_counting("scratch")
-    assert line.read(["scratch"]) == [None]
+def test_torchs_servers_can_count(connect: Connect) -> None:
+    client = connect()
+    assert client.probe_counting("scratch")
+    assert client.read(["scratch"]) == [None]
 
 
 def test_the_first_wait_costs_no_processor_time(ranks: RankProcesses, libuv_port: int) -> None:
@@ -307,10 +309,10 @@ def test_the_first_wait_costs_no_processor_time(ranks: RankProcesses, libuv_port
 
 def wait_and_measure(rank: int, port: int) -> float:
     """Wait half a second; return the processor time that took, in seconds."""
-    with closing(TCPStoreClient("127.0.0.1", port, namespace="idle/")) as line:
-        line.arrive(of_rank(0), 1)
+    with closing(TCPStoreClient("127.0.0.1", port, namespace="idle/")) as client:
+        client.arrive(of_rank(0), 1)
         before = time.process_time()
-        line.wait(0.5)
+        client.wait(0.5)
         return time.process_time() - before
 
 

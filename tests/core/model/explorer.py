@@ -9,16 +9,8 @@ import msgspec
 
 from barrier_core.agreement.cleanup import remove_all
 from barrier_core.agreement.membership import PROTOCOL_VERSION, JobDescription
-from tests.core.model.rank_model import (
-    KEYS,
-    Faults,
-    Protocol,
-    Rank,
-    Scenario,
-    Step,
-    rounds_passed,
-    steps,
-)
+from tests.core.model.rank_model import Step, rounds_passed, steps
+from tests.core.model.scenario import KEYS, Faults, Protocol, Rank, Scenario
 from tests.core.model.store_model import ModelClient, Store
 
 _T = TypeVar("_T")

@@ -7,7 +7,7 @@ from barrier_core.agreement.operations import Append, Read, Remove, Steps, Withd
 from barrier_core.agreement.protocol import Round, give_up
 from barrier_core.agreement.reasons import Posted
 from barrier_core.agreement.round_log import Break, Log, break_record, parse
-from tests.core.model.rank_model import KEYS, Protocol
+from tests.core.model.scenario import KEYS, Protocol
 
 
 def _ask(round_: Round) -> Steps[Log | None]:
