@@ -89,13 +89,14 @@ class StoreBarrier(Barrier):
         self._store = store
         self._linger_secs = linger_secs
         self._owner = Owner()
-        self._slot, self._keys, self._client, me, self._liveness_port = join_barrier(
+        self._slot, self._keys, self._client, me, self._liveness_port, job = join_barrier(
             store, self.rank_info, barrier_prefix, generation, bool(heartbeat_secs)
         )
         self._failure_detector = FailureDetector(self._keys, me, heartbeat_secs)
         self._watcher = Watcher(
             store.connect,
             self._keys,
+            job,
             global_rank,
             global_world_size,
             heartbeat_secs,
@@ -109,6 +110,7 @@ class StoreBarrier(Barrier):
             self._finish,
             client=self._client,
             keys=self._keys,
+            job=job,
             watcher=self._watcher,
             failure_detector=self._failure_detector,
             finished=FinishedRounds(self._watcher.remove) if global_rank == 0 else None,

@@ -24,6 +24,8 @@ class Joined(NamedTuple):
     """The caller's connection."""
     me: Member
     liveness_port: LivenessPort | None
+    job: bytes
+    """The job's record in the store."""
 
 
 class _Joining:
@@ -71,7 +73,7 @@ def join_barrier(
             if port is not None:
                 undo.callback(port.close)
             me = Member.myself(rank_info, port)
-            join(client, joining.keys, me, rank_info.global_world_size)
+            job = join(client, joining.keys, me, rank_info.global_world_size)
             if rank == 0:
                 remove_older(client, joining.keys)
         except StoreLostError as error:
@@ -79,4 +81,5 @@ def join_barrier(
         undo.pop_all()
     # Joining may be slow, as thousands of ranks may do it at once; a round may not.
     client.answer_secs = ANSWER_SECS
-    return Joined(slot, joining.keys, client, me, port)
+    client.incarnation = (joining.keys.job, job)
+    return Joined(slot, joining.keys, client, me, port, job)

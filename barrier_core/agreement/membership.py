@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from urllib.parse import unquote
 
 import msgspec
@@ -26,6 +27,8 @@ class JobDescription(msgspec.Struct, frozen=True):
 
     protocol: int
     world_size: int
+    incarnation: str
+    """Random, of the first to join: a store that has forgotten it has forgotten everything."""
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -106,15 +109,16 @@ def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> Keys:
         pause = min(pause * 2, _LAST_POLL_SECS)
 
 
-def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> None:
-    """Become a member.
+def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> bytes:
+    """Become a member; return the job's record, which stays what it is while the store lives.
 
     Raises:
         RankConflictError: Another process has this rank, now or before in this generation, or the
             ranks disagree about world size or protocol version. The others are told as well.
     """
-    mine = JobDescription(PROTOCOL_VERSION, world_size)
-    job = decode_job_description(client.create(keys.job, msgspec.json.encode(mine)))
+    mine = JobDescription(PROTOCOL_VERSION, world_size, uuid.uuid4().hex)
+    record = client.create(keys.job, msgspec.json.encode(mine))
+    job = decode_job_description(record)
     if job.protocol != mine.protocol:
         conflict = (
             f"it speaks protocol version {mine.protocol}, the ranks before it version "
@@ -132,7 +136,7 @@ def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> None:
         # the same process has been refused before it came here.)
         if other.is_same_process(me):
             client.write(keys.member(me.rank), msgspec.json.encode(me))
-            return
+            return record
         if other.machine == me.machine and not is_running(other.pid, other.started):
             conflict = (
                 f"the rank was pid {other.pid} on {other.host} before and came back alone; "

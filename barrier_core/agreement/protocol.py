@@ -45,6 +45,7 @@ from barrier_core.agreement.operations import (
 )
 from barrier_core.agreement.reasons import Posted, Reason, RoundPassed, StoreLost
 from barrier_core.agreement.round_log import Break, Log, break_record, decode_verdict, parse
+from barrier_core.agreement.store import FORGOTTEN
 from barrier_core.verdict import RankStatus, Verdict, format_ranks
 
 
@@ -66,16 +67,23 @@ def is_outdated(posted: Posted, number: int) -> bool:
 
 
 def evidence_in_store(
-    verdict: Verdict | None, alarm: Break | None, passed: int | None, number: int | None
+    forgotten: bool,
+    verdict: Verdict | None,
+    alarm: Break | None,
+    passed: int | None,
+    number: int | None,
 ) -> Reason | None:
     """Say what the barrier's own keys tell a rank.
 
     Args:
+        forgotten: Whether the job's record is not what it was when the rank joined.
         verdict: The verdict that stands, if any.
         alarm: What a process has left that does not belong to the job, if any.
         passed: Number of a round that a rank has found to have passed, if any.
         number: The round that this rank waits in; None if it is in none.
     """
+    if forgotten:
+        return StoreLost(FORGOTTEN)
     if verdict is not None:
         return verdict
     if alarm is not None:
@@ -124,6 +132,10 @@ class Round(NamedTuple):
     keys: Keys
     """Of the barrier."""
     rank: int
+    job: bytes
+    """The job's record, as it was when the rank joined."""
+    store: str
+    """What messages call the store."""
 
     @property
     def world_size(self) -> int:
@@ -166,6 +178,9 @@ def settle(round_: Round, reason: Reason, arrived: bool) -> Steps[Verdict | None
         arrived: Whether this rank has arrived. If not, it must never arrive afterwards.
     """
     if isinstance(reason, StoreLost):
+        # The release signal may have come before the store forgot, or was lost.
+        if arrived and (yield Withdraw()):
+            return None
         return lost(round_, reason.why)
     if isinstance(reason, Break):
         return (yield from conclude(round_, reason, arrived))
@@ -179,6 +194,8 @@ def settle(round_: Round, reason: Reason, arrived: bool) -> Steps[Verdict | None
 def conclude(round_: Round, why: Break, arrived: bool) -> Steps[Verdict | None]:
     """Break a round unless it has passed, and tell the others what came of it."""
     log = yield from give_up(round_, why, arrived)
+    if isinstance(log, StoreLost):
+        return lost(round_, log.why)
     if log is None:
         # A rank that was counted in too late, after the removal, still waits: tell it.
         yield Write(round_.keys.passed, b"%d" % round_.number)
@@ -190,11 +207,17 @@ def conclude(round_: Round, why: Break, arrived: bool) -> Steps[Verdict | None]:
     # The first to write it down writes it for all: who is alive and what a rank last did is seen
     # differently from different places.
     standing = yield Create(round_.keys.verdict, msgspec.json.encode(verdict))
-    return decode_verdict(standing)
+    # A store that has been emptied meanwhile may have taken this verdict after that of others, and
+    # may have named ranks as missing that had arrived.
+    job = yield Read(round_.keys.job)
+    return decode_verdict(standing) if job == round_.job else lost(round_, FORGOTTEN)
 
 
-def give_up(round_: Round, why: Break, arrived: bool) -> Steps[Log | None]:
+def give_up(round_: Round, why: Break, arrived: bool) -> Steps[Log | StoreLost | None]:
     """Break a round unless it has passed: None if it has, else the log that says who broke it.
+
+    A store that has forgotten this rank's own word is lost: nothing can be concluded from what it
+    does not say.
 
     Args:
         round_: The round.
@@ -209,7 +232,14 @@ def give_up(round_: Round, why: Break, arrived: bool) -> Steps[Log | None]:
     # A rank that has not arrived, and never will, has no release signal to remove: the count cannot
     # complete without it.
     yield Append(keys.log, break_record(why))
-    log = parse((yield Read(keys.log)) or b"")
+    records = (yield Read(keys.log)) or b""
+    log = parse(records)
+    if log.broken_by is None:
+        return StoreLost(FORGOTTEN)
+    # An arrival that was interrupted may not have been sent: this rank's own abort tells nothing.
+    was_sent = arrived and (why.kind, why.rank) != ("abort", round_.rank)
+    if was_sent and round_.series.record.rstrip() not in records.splitlines():
+        return StoreLost(FORGOTTEN)
     # Count arrivals as the release signal does: all of them, and all with one tag.
     if len(log.arrivals) == round_.world_size and len(log.tags) == 1:
         return None
@@ -244,6 +274,6 @@ def lost(round_: Round, why: str) -> Verdict:
         kind="store",
         round=round_.number,
         tag=round_.series.tag,
-        reason=why,
+        reason=f"the {round_.store} failed: {why}",
         world_size=round_.world_size,
     )

@@ -15,7 +15,7 @@ class RoundPassed(NamedTuple):
 
 
 class StoreLost(NamedTuple):
-    """The store was lost outside a round."""
+    """The store was lost outside a round, or has forgotten the barrier."""
 
     why: str
 

@@ -87,6 +87,7 @@ class Rounds:
         finish: The barrier's `Barrier._finish`.
         client: The connection on which this rank arrives.
         keys: The barrier's keys.
+        job: The job's record, as it was when the rank joined.
         watcher: Looks after slow rounds.
         failure_detector: Says of missing ranks where they run and whether they live.
         finished: Where rounds that have passed go, for their keys to be removed; None on ranks
@@ -103,6 +104,7 @@ class Rounds:
         *,
         client: StoreClient,
         keys: Keys,
+        job: bytes,
         watcher: Watcher,
         failure_detector: FailureDetector,
         finished: FinishedRounds | None,
@@ -114,6 +116,7 @@ class Rounds:
         self._mailbox = mailbox
         self._finish = finish
         self._keys = keys
+        self._job = job
         self._watcher = watcher
         self._failure_detector = failure_detector
         self._finished = finished
@@ -168,7 +171,7 @@ class Rounds:
                 self._barrier.round = number
         except StoreLostError as error:
             self._stage = _OUTSIDE
-            raise failure(lost(self._round(number, series), self._loss(error))) from error
+            raise failure(self._note_loss(number, series, error)) from error
         except BaseException as interrupt:
             # Ctrl-C, or whatever a signal handler raises: this rank leaves, so the round is broken.
             # By way of the mailbox: should this be interrupted as well, it is done again.
@@ -201,7 +204,7 @@ class Rounds:
         try:
             verdict = run(settle(round_, reason, arrived), self)
         except StoreLostError as error:
-            cause, verdict = error, lost(round_, self._loss(error))
+            cause, verdict = error, self._note_loss(number, series, error)
         self._stage = _OUTSIDE
         error_of_round = None if verdict is None else failure(verdict)
         if error_of_round is not None:
@@ -213,8 +216,8 @@ class Rounds:
 
     def lose(self, error: StoreLostError) -> Verdict:
         """Note that the store was lost outside a round, which ends the next; return its verdict."""
-        self._mailbox.append(Posted(StoreLost(self._loss(error))))
-        return lost(self._round(self._barrier.round + 1, self._series), self._loss(error))
+        self._mailbox.append(Posted(StoreLost(str(error))))
+        return self._note_loss(self._barrier.round + 1, self._series, error)
 
     # What the protocol's operations need: see `protocol.Performer`.
 
@@ -244,11 +247,14 @@ class Rounds:
         """Say of missing ranks where they run and whether they live."""
         return self._failure_detector.examine(self.client, ranks)
 
-    def _round(self, number: int, series: Series) -> Round:
-        return Round(number, series, self._keys, self._rank)
+    def _note_loss(self, number: int, series: Series, error: StoreLostError) -> Verdict:
+        """Return the verdict of a rank that has lost the store, and have the others told."""
+        verdict = lost(self._round(number, series), str(error))
+        self._watcher.tell(Break("abort", self._rank, f"it has given up: {verdict.reason}"))
+        return verdict
 
-    def _loss(self, error: StoreLostError) -> str:
-        return f"the {self._store_name} failed: {error}"
+    def _round(self, number: int, series: Series) -> Round:
+        return Round(number, series, self._keys, self._rank, self._job, self._store_name)
 
     def _go_slowly(
         self, steps: Callable[[Round], Steps[Verdict | None]], number: int, timeout_secs: float

@@ -25,6 +25,7 @@ ANSWER_SECS = 6.0
 Longer than the 5 s for which one lost DNS packet stops torch's server: for its own log, it looks up
 the name of every client that connects, in the one thread that serves all of them.
 """
+FORGOTTEN = "it has forgotten the barrier: it was emptied, or is another one"
 _FIRST_POLL_SECS = 0.001
 _LAST_POLL_SECS = 0.1
 
@@ -43,6 +44,10 @@ class StoreClient(abc.ABC):
 
     answer_secs: float = ANSWER_SECS
     """How long the store may take to answer, in seconds; the engine sets it."""
+    incarnation: tuple[str, bytes] | None = None
+    """A key and the value that it has for as long as the store forgets nothing; the engine sets it
+    once the rank has joined. A client that connects anew by itself calls `check_incarnation` before
+    anything else, or what it is asked next would be answered by a store that knows of nothing."""
 
     def __init__(self) -> None:
         self._wake_up = WakeUp()
@@ -95,12 +100,33 @@ class StoreClient(abc.ABC):
         deadline = time.monotonic() + timeout_secs
         pause = _FIRST_POLL_SECS
         while True:
-            if passed(self.read([log])[0] or b"", world_size):
+            if passed(self._read_log(log), world_size):
                 return True
             left = deadline - time.monotonic()
             if self._wake_up.wait(min(pause, max(left, 0))) or left <= 0:
                 return False
             pause = min(pause * 2, _LAST_POLL_SECS)
+
+    def _read_log(self, log: str) -> bytes:
+        """Read a round's log, of a store that has forgotten nothing."""
+        if self.incarnation is None:
+            return self.read([log])[0] or b""
+        key, expected = self.incarnation
+        value, found = self.read([log, key])
+        if found != expected:
+            raise StoreLostError(FORGOTTEN)
+        return value or b""
+
+    def check_incarnation(self) -> None:
+        """Raise unless the store is the one that the rank has joined, with all that it knew.
+
+        Raises:
+            StoreLostError: It has been emptied, or is another one.
+        """
+        if self.incarnation is not None:
+            key, expected = self.incarnation
+            if self.read([key]) != [expected]:
+                raise StoreLostError(FORGOTTEN)
 
     def wait_briefly(self) -> bool:
         """Wait as `wait` does, for `BRIEF_SECS`: how every round begins, and where most end.

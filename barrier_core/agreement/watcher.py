@@ -23,7 +23,7 @@ from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.liveness import LivenessPort
 from barrier_core.agreement.protocol import evidence_in_log, evidence_in_store
 from barrier_core.agreement.reasons import Posted, Reason
-from barrier_core.agreement.round_log import decode_break, decode_verdict, parse
+from barrier_core.agreement.round_log import Break, decode_break, decode_verdict, parse
 from barrier_core.agreement.store import Connect, StoreClient, StoreLostError
 from barrier_core.agreement.wakeup import WakeUp
 from barrier_core.verdict import RankStatus
@@ -41,6 +41,9 @@ _OTHERS_LOOK_SECS = 0.1
 """Seconds between the looks of all other ranks together, in case the monitors themselves die."""
 _PROGRESS_SECS = 0.5
 """How often progress is sent on, at most."""
+_LONGEST_RETRY_SECS = 5.0
+_MOST_RETRIES = 25
+"""Attempts to connect in a row before it waits to be needed again: about two minutes."""
 
 
 @dataclass
@@ -74,6 +77,7 @@ class Watcher:
     Args:
         connect: Opens its connection.
         keys: The barrier's keys.
+        job: The job's record, as it was when the rank joined.
         rank: The rank that it is the second thread of.
         world_size: Number of ranks.
         heartbeat_secs: Seconds between heartbeats; 0 turns them off.
@@ -86,6 +90,7 @@ class Watcher:
         self,
         connect: Connect,
         keys: Keys,
+        job: bytes,
         rank: int,
         world_size: int,
         heartbeat_secs: float,
@@ -96,6 +101,7 @@ class Watcher:
         self._connect = connect
         self._client: StoreClient | None = None
         self._keys = keys
+        self._job = job
         self._rank = rank
         self._world_size = world_size
         self._heartbeat_secs = heartbeat_secs
@@ -113,6 +119,10 @@ class Watcher:
         self._next_look = 0.0
         self._has_posted = False
         """Whether a reason that ends the barrier's life has been posted between rounds."""
+        self._untold: Break | None = None
+        """What the others are to be told as soon as the store can be reached."""
+        self._failures = 0
+        """Attempts in a row in which the store was not reached."""
         self._wake_up = WakeUp()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -154,6 +164,13 @@ class Watcher:
             self._start()
             self._wake_up.call()
 
+    def tell(self, alarm: Break) -> None:
+        """Tell the others, as soon as the store can be reached, that this rank has given up."""
+        self._untold = alarm
+        self._failures = 0
+        self._start()
+        self._wake_up.call()
+
     def remove(self, rounds: Batch) -> None:
         """Remove the keys of finished rounds, off the fast path; all before them are gone."""
         self._outdated.append(rounds)
@@ -185,18 +202,24 @@ class Watcher:
         while not self._stopping:
             try:
                 self._turn()
+                self._failures = 0
             except StoreLostError:
                 # The caller notices on its own connection; here the next turn simply tries again.
+                self._failures += 1
                 self._close_connection()
             except Exception:
                 logger.exception("rank %d's barrier watcher failed; trying again", self._rank)
                 self._close_connection()
             self._wake_up.wait(self._pause())
+        if self._untold is not None:
+            with suppress(StoreLostError):
+                self._tell_others(self._client or self._connect())
         self._close_connection()
 
     def _turn(self) -> None:
         if self._client is None:
             self._client = self._connect()
+        self._tell_others(self._client)
         while self._outdated:
             remove_rounds(self._client, self._keys, self._outdated[0])
             del self._outdated[0]
@@ -205,9 +228,20 @@ class Watcher:
         if slow is not None and not slow.has_evidence:
             self._look_after(self._client, slow)
 
+    def _tell_others(self, client: StoreClient) -> None:
+        if self._untold is not None:
+            # A store that has forgotten the barrier has nobody to tell: all find that out.
+            if client.read([self._keys.job]) == [self._job]:
+                client.create(self._keys.alarm, msgspec.json.encode(self._untold))
+            self._untold = None
+
     def _pause(self) -> float | None:
         """Return how long to sleep, in seconds; None: until there is something to do."""
         now = time.monotonic()
+        if self._failures and self._slow is None:
+            if self._failures >= _MOST_RETRIES:
+                return None
+            return min(ASK_SECS * 2.0**self._failures, _LONGEST_RETRY_SECS)
         pauses = [
             *([ASK_SECS] if self._slow is not None or self._client is None else []),
             *([self._next_progress - now] if self._progress_is_new else []),
@@ -237,10 +271,10 @@ class Watcher:
 
     def _ask(self, client: StoreClient, number: int | None) -> Reason | None:
         """Ask whether the others have decided something."""
-        verdict, alarm, passed = client.read(
-            [self._keys.verdict, self._keys.alarm, self._keys.passed]
-        )
+        keys = self._keys
+        job, verdict, alarm, passed = client.read([keys.job, keys.verdict, keys.alarm, keys.passed])
         return evidence_in_store(
+            job != self._job,
             None if verdict is None else decode_verdict(verdict),
             None if alarm is None else decode_break(alarm),
             None if passed is None else int(passed),

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from barrier_core.agreement.barrier import StoreBarrier
 from barrier_core.agreement.round_log import passed
-from barrier_core.agreement.store import StoreAccess, StoreClient
+from barrier_core.agreement.store import FORGOTTEN, StoreAccess, StoreClient, StoreLostError
 from barrier_core.contract import Capability
 from barrier_core.options import (
     DEFAULT_TIMEOUT_SECS,
@@ -81,9 +81,16 @@ class LocalClient(StoreClient):
         def released() -> bool:
             return passed(self._store.values.get(log, b""), world_size)
 
+        def forgotten() -> bool:
+            return self.incarnation is not None and (
+                self._store.values.get(self.incarnation[0]) != self.incarnation[1]
+            )
+
         with self._store.lock:
             self._store.changed.wait_for(lambda: released() or self._wake_up.called(), timeout_secs)
             self._wake_up.clear()
+            if forgotten():
+                raise StoreLostError(FORGOTTEN)
             return released()
 
     def wake(self) -> None:

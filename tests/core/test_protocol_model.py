@@ -28,10 +28,11 @@ from tests.core.model.explorer import (
     wrong_end,
 )
 from tests.core.model.rank_model import steps
-from tests.core.model.scenario import KEYS, Faults, Protocol, Scenario
+from tests.core.model.scenario import JOB, KEYS, Faults, Protocol, Scenario
 from tests.support.sizes import size
 
 ANY_NUMBER = Faults()
+FORGETTING = Faults(timeout=1, interrupt=0, abort=1, death=0, flush=1)
 ONE_OF_FOUR = Faults(timeout=1, interrupt=1, abort=1, death=1)
 ONE_OF_EACH = Faults(timeout=1, interrupt=1, abort=1, death=1, alarm=1, late=1)
 MISMATCH = ((1, 2, "x"),)  # rank 1 comes to round 2 with another tag
@@ -55,6 +56,17 @@ EXPLORED = {
     "2 ranks, a store that cannot count": (Scenario(2, 2, can_count=False), ONE_OF_FOUR, 60_000),
     "2 ranks, a late watcher": (Scenario(2, 2), Faults(1, 0, 1, 0, late=1), 150_000),
     "2 ranks, an alarm and a death": (Scenario(2, 2), Faults(0, 0, 1, 1, alarm=1), 50_000),
+    "2 ranks, a store that forgets": (Scenario(2, 2), Faults(1, 0, 0, 0, flush=1), 30_000),
+    "2 ranks, it cannot count and forgets": (
+        Scenario(2, 2, can_count=False),
+        Faults(1, 0, 1, 0, flush=1),
+        50_000,
+    ),
+    "2 ranks, it forgets, one is interrupted or dies": (
+        Scenario(2, 2),
+        Faults(0, 1, 0, 1, flush=1),
+        60_000,
+    ),
     "2 ranks, 3 rounds": (Scenario(2, 3), Faults(1, 0, 1, 1), 80_000),
     "3 ranks, a timeout and an abort": (Scenario(3, 1), Faults(1, 0, 1, 0), 250_000),
     "3 ranks, a timeout and a death": (Scenario(3, 1), Faults(1, 0, 0, 1), 25_000),
@@ -73,7 +85,13 @@ EXPLORED_AT_LENGTH = {
         500_000,
     ),
     "2 ranks, one fault of each kind": (Scenario(2, 1), ONE_OF_EACH, 1_000_000),
-    "2 ranks, 2 rounds, four kinds": (Scenario(2, 2), Faults(0, 1, 0, 1, 1, 1), 700_000),
+    "3 ranks, a store that forgets": (Scenario(3, 1), Faults(1, 0, 0, 0, flush=1), 200_000),
+    "2 ranks, it forgets, and a late watcher": (
+        Scenario(2, 2),
+        Faults(0, 0, 1, 1, flush=1, late=1),
+        700_000,
+    ),
+    "2 ranks, 2 rounds, four kinds": (Scenario(2, 2), Faults(0, 1, 0, 1, alarm=1, late=1), 700_000),
     "3 ranks, 2 rounds": (Scenario(3, 2), Faults(1, 0, 0, 1), 100_000),
 }
 
@@ -98,6 +116,7 @@ def test_no_interleaving_breaks_a_guarantee(name: str) -> None:
         ("SIGNAL_NOT_REMOVED", Scenario(2, 2), "split verdict"),
         ("STILL_LISTENING", Scenario(2, 2), "early release"),
         ("ONE_SIGNAL", Scenario(2, 2, tags=MISMATCH), "mismatch"),
+        ("EMPTIED_STORE", Scenario(2, 1), "split verdict"),
         ("FINISHED_TWICE", Scenario(2, 2), "rank 0 has been told 2 times"),
         ("STALE_REASON", Scenario(2, 2), "early release"),
         ("ABORT_LOST", Scenario(2, 2), "lost abort"),
@@ -108,7 +127,9 @@ def test_the_checker_finds_what_is_wrong_with_a_mutant(
 ) -> None:
     protocol: Protocol = getattr(mutants, mutant)
 
-    found = Explorer(scenario._replace(protocol=protocol), ANY_NUMBER).explore().counterexample
+    faults = FORGETTING if mutant == "EMPTIED_STORE" else ANY_NUMBER
+
+    found = Explorer(scenario._replace(protocol=protocol), faults).explore().counterexample
 
     assert found is not None, f"{mutant} keeps every guarantee: the checker sees too little"
     assert found.broken.startswith(broken), f"{mutant} is caught for another reason:\n{found}"
@@ -134,13 +155,14 @@ def test_a_counterexample_is_told_step_by_step() -> None:
         f" 7. rank 0 appends b'B{record}\\n' to {log}",
         f" 8. rank 0 reads {log} -> b'A0\\nB{record}\\n'",
         " 9. rank 0 asks who is missing",
-        "10. rank 0 creates barrier/ckpt/0/verdict: RAISES in round 1: timeout by rank 0 in round "
-        "1, missing [1]",
-        "11. rank 1 enters round 1",
-        "12. rank 1 looks into its mailbox",
-        f"13. rank 1 appends b'A1\\n' to {log}",
-        f"14. rank 1 is counted in at {release}",
-        "15. rank 1 is released: PASSES round 1",
+        "10. rank 0 creates barrier/ckpt/0/verdict",
+        f"11. rank 0 reads {KEYS.job} -> {JOB!r}: RAISES in round 1: timeout by rank 0 in round 1, "
+        "missing [1]",
+        "12. rank 1 enters round 1",
+        "13. rank 1 looks into its mailbox",
+        f"14. rank 1 appends b'A1\\n' to {log}",
+        f"15. rank 1 is counted in at {release}",
+        "16. rank 1 is released: PASSES round 1",
     ]
 
 
@@ -160,7 +182,13 @@ class Job(RuleBasedStateMachine):
         world_size=st.integers(4, 6),
         tags=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 3), st.just("x")), max_size=1),
         can_count=st.booleans(),
-        faults=st.builds(Faults, *[st.integers(0, 3)] * 4, st.integers(0, 1), st.integers(0, 3)),
+        faults=st.builds(
+            Faults,
+            *[st.integers(0, 3)] * 4,
+            st.integers(0, 1),
+            st.integers(0, 1),
+            st.integers(0, 3),
+        ),
     )
     def start(
         self, world_size: int, tags: list[tuple[int, int, str]], can_count: bool, faults: Faults

@@ -10,7 +10,7 @@ import msgspec
 from barrier_core.agreement.cleanup import remove_all
 from barrier_core.agreement.membership import PROTOCOL_VERSION, JobDescription
 from tests.core.model.rank_model import Step, rounds_passed, steps
-from tests.core.model.scenario import KEYS, Faults, Protocol, Rank, Scenario
+from tests.core.model.scenario import JOB, KEYS, Faults, Protocol, Rank, Scenario
 from tests.core.model.store_model import ModelClient, Store
 
 _T = TypeVar("_T")
@@ -56,7 +56,8 @@ class Exploration(NamedTuple):
 
 def initial(scenario: Scenario) -> State:
     """Return the state in which everything begins."""
-    return State(Store(), (Rank(),) * scenario.world_size)
+    store, _ = Store().create(KEYS.job, JOB)
+    return State(store, (Rank(),) * scenario.world_size)
 
 
 def after(state: State, move: Move) -> State:
@@ -75,13 +76,16 @@ def broken_guarantee(scenario: Scenario, ranks: tuple[Rank, ...]) -> str | None:
         arrived_at = rank.round if rank.appended else rank.round - 1
         if arrived_at < passed:
             return f"early release: round {passed} passed, and rank {me} has not arrived"
-    verdicts = [rank.verdict for rank in ranks if rank.verdict is not None]
+    # Whoever has lost the store says that it does not know.
+    verdicts = [
+        rank.verdict for rank in ranks if rank.verdict is not None and rank.verdict.kind != "store"
+    ]
     if any(verdict != verdicts[0] for verdict in verdicts):
         return f"split verdict: {' / '.join(map(str, verdicts))}"
     for me, rank in enumerate(ranks):
         if rank.at != "dead" and rank.told != rounds_passed(rank) + (rank.at == "broken"):
             return f"rank {me} has been told {rank.told} times, of {rank.round} rounds"
-        if rank.verdict is not None and not passed < rank.round == rank.verdict.round:
+        if rank.verdict in verdicts and not passed < rank.round == rank.verdict.round:
             return (
                 f"split verdict: rank {me} raised in round {rank.round}, the verdict is on round "
                 f"{rank.verdict.round}, and round {passed} has passed"
@@ -104,7 +108,7 @@ def wrong_end(state: State) -> str | None:
 def leftovers(scenario: Scenario, store: Store) -> str | None:
     """Run the real removal of a generation; say what it leaves behind."""
     client = ModelClient(store)
-    job = JobDescription(PROTOCOL_VERSION, scenario.world_size)
+    job = JobDescription(PROTOCOL_VERSION, scenario.world_size, "")
     client.write(KEYS.job, msgspec.json.encode(job))
     remove_all(client, KEYS)
     return f"state left behind: {client.keys}" if client.keys else None
@@ -240,7 +244,9 @@ class Explorer:
 
     def _broken_at_the_end(self, state: State) -> str | None:
         broken = wrong_end(state)
-        if broken is None and self._scenario.protocol == Protocol():
+        # What half an arrival leaves in a store that has forgotten the rest, nobody finds.
+        was_emptied = state.store.read(KEYS.job) is None
+        if broken is None and not was_emptied and self._scenario.protocol == Protocol():
             # What counts is which keys there are, and who the logs say has come.
             logs, signals = self._keys_before(self._scenario.rounds + 1)
             known = state.store.forget(logs, signals)

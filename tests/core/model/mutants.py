@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from barrier_core.agreement.keys import RoundKeys
 from barrier_core.agreement.operations import Append, Read, Remove, Steps, Withdraw
-from barrier_core.agreement.protocol import Round, give_up
-from barrier_core.agreement.reasons import Posted
+from barrier_core.agreement.protocol import Round, conclude, give_up
+from barrier_core.agreement.reasons import Posted, StoreLost
 from barrier_core.agreement.round_log import Break, Log, break_record, parse
+from barrier_core.verdict import Verdict
 from tests.core.model.scenario import KEYS, Protocol
 
+Outcome = Log | StoreLost | None
 
-def _ask(round_: Round) -> Steps[Log | None]:
+
+def _ask(round_: Round) -> Steps[Outcome]:
     log = parse((yield Read(round_.own_keys.log)) or b"")
     return None if len(log.arrivals) == round_.world_size and len(log.tags) == 1 else log
 
 
-def _break_before_removal(round_: Round, why: Break, arrived: bool) -> Steps[Log | None]:
+def _break_before_removal(round_: Round, why: Break, arrived: bool) -> Steps[Outcome]:
     if arrived and (yield Withdraw()):
         return None
     yield Append(round_.own_keys.log, break_record(why))
@@ -24,7 +29,7 @@ def _break_before_removal(round_: Round, why: Break, arrived: bool) -> Steps[Log
     return (yield from _ask(round_))
 
 
-def _log_not_consulted(round_: Round, why: Break, arrived: bool) -> Steps[Log | None]:
+def _log_not_consulted(round_: Round, why: Break, arrived: bool) -> Steps[Outcome]:
     if arrived:
         if (yield Withdraw()):
             return None
@@ -33,17 +38,31 @@ def _log_not_consulted(round_: Round, why: Break, arrived: bool) -> Steps[Log | 
     return Log([], why)
 
 
-def _signal_not_removed(round_: Round, why: Break, arrived: bool) -> Steps[Log | None]:
+def _signal_not_removed(round_: Round, why: Break, arrived: bool) -> Steps[Outcome]:
     if arrived and (yield Withdraw()):
         return None
     yield Append(round_.own_keys.log, break_record(why))
     return (yield from _ask(round_))
 
 
-def _still_listening(round_: Round, why: Break, arrived: bool) -> Steps[Log | None]:
+def _still_listening(round_: Round, why: Break, arrived: bool) -> Steps[Outcome]:
     if arrived:
         yield Remove(round_.own_keys.release)
     return (yield from give_up(round_, why, arrived=False))
+
+
+def _trusts_an_emptied_store(round_: Round, why: Break, arrived: bool) -> Steps[Verdict | None]:
+    believed = round_._replace(job=b"")
+    concluding = conclude(believed, why, arrived)
+    answer: Any = None
+    while True:
+        try:
+            operation = concluding.send(answer)
+        except StopIteration as done:
+            result: Verdict | None = done.value
+            return result
+        is_about_the_job = isinstance(operation, Read) and operation.key == round_.keys.job
+        answer = believed.job if is_about_the_job else (yield operation)
 
 
 def _same_keys_every_round(number: int, tag: str) -> RoundKeys:
@@ -72,6 +91,8 @@ STILL_LISTENING = Protocol(give_up=_still_listening)
 """A rank that gives up leaves its release signal on the connection, for the next round."""
 ONE_SIGNAL = Protocol(round_keys=_one_signal_for_all_tags)
 """Ranks with different tags are counted together."""
+EMPTIED_STORE = Protocol(conclude=_trusts_an_emptied_store)
+"""A rank that gives up believes a store that has forgotten the job."""
 FINISHED_TWICE = Protocol(interrupted_rounds_are_ended_once=False)
 """A round that is interrupted is ended where it is settled, and once more by who called it."""
 STALE_REASON = Protocol(is_outdated=_never_outdated)

@@ -34,16 +34,18 @@ from barrier_core.agreement.operations import (
     Write,
 )
 from barrier_core.agreement.protocol import (
+    conclude,
     evidence_in_log,
     evidence_in_store,
     give_up,
     go_through,
     settle,
 )
-from barrier_core.agreement.reasons import Posted, Reason
+from barrier_core.agreement.reasons import Posted, Reason, StoreLost
 from barrier_core.agreement.round_log import Break, decode_break, decode_verdict, parse, passed
 from barrier_core.verdict import RankStatus, Verdict
 from tests.core.model.scenario import (
+    JOB,
     KEYS,
     STRANGER,
     Fault,
@@ -126,7 +128,7 @@ def _go_on(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[St
 
 def _has_passed(scenario: Scenario, me: int, rank: Rank, store: Store) -> bool:
     log = store.read(scenario.keys(me, rank.round).log) or b""
-    return passed(log, scenario.world_size)
+    return store.read(KEYS.job) == JOB and passed(log, scenario.world_size)
 
 
 def _arrive(scenario: Scenario, me: int, rank: Rank, store: Store) -> Step:
@@ -225,6 +227,8 @@ def _faults(
         alarm = msgspec.json.encode(Break("conflict", STRANGER, ""))
         raised, _ = store.create(KEYS.alarm, alarm)
         yield Step("hears nothing of a stranger that raises the alarm", rank, raised, "alarm")
+    if faults.flush != 0 and me == 0 and store.read(KEYS.job) is not None:
+        yield Step("sees nothing of a store that forgets all", rank, store.flush(), "flush")
     abort = Break("abort", me, "")
     if faults.abort != 0 and not rank.was_aborted:
         mailbox = (*rank.mailbox, Posted(abort))
@@ -267,6 +271,7 @@ def _replay(scenario: Scenario, me: int, number: int, task: Task) -> tuple[Any, 
         running = settle(round_, task.reason, task.arrived)
     # A mutant's, or the engine's own.
     protocol.give_up = scenario.protocol.give_up  # type: ignore[assignment]
+    protocol.conclude = scenario.protocol.conclude  # type: ignore[assignment]
     try:
         operation = next(running)
         for answer in task.answers:
@@ -274,7 +279,7 @@ def _replay(scenario: Scenario, me: int, number: int, task: Task) -> tuple[Any, 
     except StopIteration as done:
         return None, done.value
     finally:
-        protocol.give_up = give_up
+        protocol.give_up, protocol.conclude = give_up, conclude
     return operation, _PENDING
 
 
@@ -311,9 +316,10 @@ def _collect(scenario: Scenario, me: int, rank: Rank, store: Store) -> Iterator[
     )
 
 
-def _own_keys(store: Store) -> tuple[Verdict | None, Break | None, int | None]:
+def _own_keys(store: Store) -> tuple[bool, Verdict | None, Break | None, int | None]:
     verdict, alarm, passed = map(store.read, (KEYS.verdict, KEYS.alarm, KEYS.passed))
     return (
+        store.read(KEYS.job) != JOB,
         None if verdict is None else _decode_verdict(verdict),
         None if alarm is None else decode_break(alarm),
         None if passed is None else int(passed),
@@ -342,6 +348,8 @@ def _name(reason: Reason) -> str:
         return f"a verdict on round {reason.round}"
     if isinstance(reason, Break):
         return f"{reason.kind} by rank {reason.rank}"
+    if isinstance(reason, StoreLost):
+        return "that the store has forgotten the barrier"
     return "that the round has passed"
 
 

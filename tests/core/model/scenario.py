@@ -10,21 +10,23 @@ import msgspec
 
 from barrier_core.agreement.keys import Keys, RoundKeys, Series
 from barrier_core.agreement.operations import Steps
-from barrier_core.agreement.protocol import Round, give_up, is_outdated
-from barrier_core.agreement.reasons import Posted, Reason
+from barrier_core.agreement.protocol import Round, conclude, give_up, is_outdated
+from barrier_core.agreement.reasons import Posted, Reason, StoreLost
 from barrier_core.agreement.round_log import Break, Log
 from barrier_core.verdict import Verdict
 
 At = Literal["outside", "in a round", "broken", "done", "dead"]
-Fault = Literal["timeout", "interrupt", "abort", "death", "alarm", "late"]
+Fault = Literal["timeout", "interrupt", "abort", "death", "alarm", "flush", "late"]
 KEYS = Keys("ckpt", "0")
 STRANGER = 99
+JOB = b"the job's record"
 
 
 class Protocol(NamedTuple):
     """The parts of the protocol that a mutant can replace."""
 
-    give_up: Callable[[Round, Break, bool], Steps[Log | None]] = give_up
+    give_up: Callable[[Round, Break, bool], Steps[Log | StoreLost | None]] = give_up
+    conclude: Callable[[Round, Break, bool], Steps[Verdict | None]] = conclude
     round_keys: Callable[[int, str], RoundKeys] = KEYS.round
     is_outdated: Callable[[Posted, int], bool] = is_outdated
     kept_rounds: int = 1
@@ -49,7 +51,7 @@ class Scenario(NamedTuple):
 
     def round(self, rank: int, number: int) -> Round:
         series = _series(self.protocol.round_keys, rank, self.world_size, self.tag(rank, number))
-        return Round(number, series, KEYS, rank)
+        return Round(number, series, KEYS, rank, JOB, "model")
 
     def keys(self, rank: int, number: int) -> RoundKeys:
         return self.round(rank, number).own_keys
@@ -83,6 +85,8 @@ class Faults(NamedTuple):
     death: int | None = None
     alarm: int | None = 0
     """A process that does not belong to the job tries to join."""
+    flush: int | None = 0
+    """The store forgets everything."""
     late: int | None = 0
     """A watcher posts what it has found only after its rank's round has ended."""
 

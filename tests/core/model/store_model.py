@@ -72,6 +72,10 @@ class Store(NamedTuple):
         store, _ = self.withdraw(rank)
         return store._replace(dead=tuple(sorted((*self.dead, rank))))
 
+    def flush(self) -> Store:
+        """Forget every key. Ranks that wait are not told."""
+        return self._replace(values=(), counts=())
+
     def forget(self, logs: Iterable[str], counts: Iterable[str]) -> Store:
         """Keep of logs who came, and of release signals that they are there."""
         return self._replace(
