@@ -90,6 +90,8 @@ class Barrier(abc.ABC):
 
     barrier_type: ClassVar[str] = ""
     capabilities: ClassVar[Capability] = Capability.NONE
+    ranks_are_threads: ClassVar[bool] = False
+    """Whether all ranks are threads of one process; ranks that a launcher starts are refused."""
     # Without a value, as a class that inherited this core's version would always match.
     contract_version: ClassVar[int]
 

@@ -110,6 +110,7 @@ class LocalBarrier(StoreBarrier):
     """
 
     barrier_type: ClassVar[str] = "local"
+    ranks_are_threads: ClassVar[bool] = True
     # Threads of one process live and die together.
     capabilities: ClassVar[Capability] = StoreBarrier.capabilities & ~Capability.LIVENESS
 
