@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -130,6 +131,20 @@ def test_a_launcher_that_has_started_one_rank_may_have_it_in_a_barrier_between_t
         alone.execute_barrier()
 
 
+@pytest.mark.parametrize("text", ["none", "inf", "null"])
+def test_the_environment_can_say_that_there_is_no_limit(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("BARRIER_ARG_TIMEOUT_SECS", text)
+
+    barrier = create_barrier_from_config(
+        BarrierConfig("sample", {"barrier_prefix": "ckpt"})._overridden(os.environ)
+    )
+
+    assert isinstance(barrier, Sample)
+    assert barrier.timeout_secs == math.inf
+
+
 def test_no_type_makes_no_barrier() -> None:
     assert create_barrier_from_config(BarrierConfig()) is None
     assert create_barrier_from_config(BarrierConfig(None, {"anything": 1})) is None
@@ -182,7 +197,8 @@ def from_config(*args: Any) -> Callable[[], object]:
     return lambda: create_barrier_from_config(BarrierConfig(*args))
 
 
-NOT_SECONDS = "must be a positive, finite number of seconds"
+NOT_SECONDS = "must be a positive number of seconds, or inf for no limit"
+NOT_FINITE = "must be a positive, finite number of seconds"
 
 BAD_INPUT: dict[str, tuple[Callable[[], object], type[BarrierError], list[str]]] = {
     "an unknown type": (
@@ -248,10 +264,10 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], type[BarrierError], list[str]]]
         BarrierConfigError,
         ["timeout_secs=nan", NOT_SECONDS],
     ),
-    "an endless timeout": (
-        sample(timeout_secs=math.inf),
+    "an endless soft limit": (
+        sample(warn_after_secs=math.inf),
         BarrierConfigError,
-        ["timeout_secs=inf", NOT_SECONDS],
+        ["warn_after_secs=inf", NOT_FINITE],
     ),
     "a timeout that is a switch": (
         sample(timeout_secs=True),
@@ -261,7 +277,7 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], type[BarrierError], list[str]]]
     "a negative soft limit": (
         sample(warn_after_secs=-1),
         BarrierConfigError,
-        ["warn_after_secs=-1", NOT_SECONDS],
+        ["warn_after_secs=-1", NOT_FINITE],
     ),
     "a rank beyond the world": (
         sample(global_rank=4),
