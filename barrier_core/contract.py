@@ -23,6 +23,7 @@ from barrier_core.launcher import RankInfo, generation_from_environment
 from barrier_core.options import (
     DEFAULT_TIMEOUT_SECS,
     DEFAULT_WARN_AFTER_SECS,
+    check_limit,
     check_name,
     check_seconds,
 )
@@ -81,7 +82,7 @@ class Barrier(abc.ABC):
     Args:
         global_rank: This process's rank, from 0.
         global_world_size: Number of ranks that must arrive.
-        timeout_secs: Hard limit, in seconds, on one wait.
+        timeout_secs: Hard limit, in seconds, on one wait; None or infinity: no limit.
         warn_after_secs: Soft limit, in seconds, after which observers hear who is missing.
 
     Raises:
@@ -90,6 +91,8 @@ class Barrier(abc.ABC):
 
     barrier_type: ClassVar[str] = ""
     capabilities: ClassVar[Capability] = Capability.NONE
+    ranks_are_threads: ClassVar[bool] = False
+    """Whether all ranks are threads of one process; ranks that a launcher starts are refused."""
     # Without a value, as a class that inherited this core's version would always match.
     contract_version: ClassVar[int]
 
@@ -97,7 +100,7 @@ class Barrier(abc.ABC):
         self,
         global_rank: int,
         global_world_size: int,
-        timeout_secs: float = DEFAULT_TIMEOUT_SECS,
+        timeout_secs: float | None = DEFAULT_TIMEOUT_SECS,
         warn_after_secs: float | None = DEFAULT_WARN_AFTER_SECS,
     ) -> None:
         self.rank_info = RankInfo(global_rank, global_world_size)
@@ -105,7 +108,8 @@ class Barrier(abc.ABC):
         """Name of this barrier among the job's barriers; empty where the backend has no names."""
         self.generation = generation_from_environment()
         """Changes when the whole job restarts."""
-        self.timeout_secs = check_seconds("timeout_secs", timeout_secs)
+        self.timeout_secs = check_limit("timeout_secs", timeout_secs)
+        """Infinite where there is no limit."""
         self.warn_after_secs = (
             None if warn_after_secs is None else check_seconds("warn_after_secs", warn_after_secs)
         )
@@ -132,7 +136,8 @@ class Barrier(abc.ABC):
         """Arrive, and return when every rank has arrived.
 
         Args:
-            timeout_secs: Hard limit in seconds for this call; the barrier's own if not given.
+            timeout_secs: Hard limit in seconds for this call; the barrier's own if not given, and
+                ``math.inf`` for no limit.
             tag: What this round is for. It names the round in messages; a backend that declares
                 ``TAGS`` also refuses to let ranks with different tags pass each other.
 
@@ -141,13 +146,13 @@ class Barrier(abc.ABC):
             BrokenBarrierError: A rank aborted, died, came with another tag or does not belong here.
             BarrierConnectionError: The store was lost.
             BarrierUsageError: The barrier is closed, or another thread of this rank is in it.
-            BarrierConfigError: ``timeout_secs`` is not a positive, finite number, or the tag is
-                longer than 500 bytes.
+            BarrierConfigError: ``timeout_secs`` is no positive number, or the tag is longer than
+                500 bytes.
         """
         if timeout_secs is None:
             timeout_secs = self.timeout_secs
         else:
-            check_seconds("timeout_secs", timeout_secs)
+            timeout_secs = check_limit("timeout_secs", timeout_secs)
         if tag is not self._checked_tag:
             check_name("tag", tag)
             self._checked_tag = tag
@@ -322,7 +327,7 @@ class Barrier(abc.ABC):
 
         Args:
             number: The round; the first is 1.
-            timeout_secs: Hard limit in seconds.
+            timeout_secs: Hard limit in seconds; infinite where there is none.
             tag: What this round is for.
 
         Raises:

@@ -47,8 +47,12 @@ class BarrierFailedError(BarrierError):
         return type(self), (self.verdict,)
 
 
-class BarrierTimeoutError(BarrierFailedError, TimeoutError):
-    """A rank's hard time limit passed before all ranks had arrived."""
+class BarrierTimeoutError(BarrierFailedError, TimeoutError, threading.BrokenBarrierError):
+    """A rank's hard time limit passed before all ranks had arrived.
+
+    ``threading.Barrier`` raises its BrokenBarrierError for this, too: code that was written for it
+    catches this one. It is no `BrokenBarrierError` of this project.
+    """
 
 
 class BrokenBarrierError(BarrierFailedError, threading.BrokenBarrierError):

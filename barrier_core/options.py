@@ -13,6 +13,9 @@ DEFAULT_TIMEOUT_SECS = 600.0
 DEFAULT_WARN_AFTER_SECS = 30.0
 DEFAULT_HEARTBEAT_SECS = 5.0
 DEFAULT_LINGER_SECS = 30.0
+LONGEST_WAIT_SECS = 86_400.0
+"""No single call of the system waits longer, as each of them has a maximum; whoever calls it goes
+on waiting."""
 _LONGEST_NAME = 500  # bytes; quoted in a key, each may become three
 
 # The options that every backend shares, with the words `barrier info` shows for them.
@@ -21,7 +24,11 @@ GlobalWorldSize = Annotated[
     int, Meta(description="number of ranks; from the launcher if not given")
 ]
 TimeoutSecs = Annotated[
-    float, Meta(description="hard limit in seconds on one wait; also per call of execute_barrier")
+    float | None,
+    Meta(
+        description="hard limit in seconds on one wait, also per call of execute_barrier; "
+        "none or inf: no limit"
+    ),
 ]
 WarnAfterSecs = Annotated[
     float | None,
@@ -49,19 +56,45 @@ LingerSecs = Annotated[
 ]
 
 
-def check_seconds(name: str, value: float) -> float:
+def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
     """Return ``value`` if it is a positive, finite number of seconds.
+
+    Args:
+        name: What the error calls it.
+        value: What a user has given.
+        zero: Whether 0 is allowed as well.
 
     Raises:
         BarrierConfigError: It is not.
     """
+    seconds = _seconds(value)
+    if not (math.isfinite(seconds) and (seconds > 0 or (zero and seconds == 0))):
+        least = "0 or a positive" if zero else "a positive"
+        raise BarrierConfigError(f"{name}={value!r} must be {least}, finite number of seconds")
+    return seconds
+
+
+def check_limit(name: str, value: float | None) -> float:
+    """Return a time limit in seconds: ``value`` if it is positive; infinity for None.
+
+    Raises:
+        BarrierConfigError: It is no positive number, nor infinity.
+    """
+    seconds = math.inf if value is None else _seconds(value)
+    if not seconds > 0:
+        raise BarrierConfigError(
+            f"{name}={value!r} must be a positive number of seconds, or inf for no limit"
+        )
+    return seconds
+
+
+def _seconds(value: float) -> float:
+    """Return ``value`` as a float; nan where it is no number, or one that no float can hold."""
     try:
-        usable = not isinstance(value, bool) and math.isfinite(value) and value > 0
-    except TypeError:
-        usable = False
-    if not usable:
-        raise BarrierConfigError(f"{name}={value!r} must be a positive, finite number of seconds")
-    return float(value)
+        math.isnan(value)  # float() alone would read text
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, ArithmeticError):
+        return math.nan
 
 
 def check_name(what: str, name: str) -> None:

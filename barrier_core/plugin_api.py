@@ -72,6 +72,7 @@ from barrier_core.options import (
     ProgressExtendsDeadline,
     TimeoutSecs,
     WarnAfterSecs,
+    check_limit,
     check_name,
     check_seconds,
 )
@@ -134,6 +135,7 @@ __all__ = [
     "VerdictKind",
     "WarnAfterSecs",
     "after_fork",
+    "check_limit",
     "check_name",
     "check_seconds",
     "describe_exception",

@@ -39,7 +39,7 @@ class StoreBarrier(Barrier):
         store: How to get at the store. It is closed when the barrier is, or cannot be made.
         barrier_prefix: Name of this barrier in the store.
         generation: Changes when the whole job restarts; from the launcher if None.
-        timeout_secs: Hard limit in seconds on one wait.
+        timeout_secs: Hard limit in seconds on one wait; None or infinity: no limit.
         warn_after_secs: Soft limit in seconds after which observers hear who is missing.
         heartbeat_secs: Seconds between heartbeats; 0 turns them off.
         progress_extends_deadline: Count the hard limit from the late ranks' last progress.
@@ -72,7 +72,7 @@ class StoreBarrier(Barrier):
         store: StoreAccess,
         barrier_prefix: str,
         generation: str | None,
-        timeout_secs: float,
+        timeout_secs: float | None,
         warn_after_secs: float | None,
         heartbeat_secs: float,
         progress_extends_deadline: bool,
@@ -80,14 +80,13 @@ class StoreBarrier(Barrier):
     ) -> None:
         super().__init__(global_rank, global_world_size, timeout_secs, warn_after_secs)
         check_name("barrier_prefix", barrier_prefix)
-        if heartbeat_secs:
-            check_seconds("heartbeat_secs", heartbeat_secs)
+        heartbeat_secs = check_seconds("heartbeat_secs", heartbeat_secs, zero=True)
         if generation is None:
             generation = self.generation
         check_name("generation", generation)
         self.barrier_prefix, self.generation = barrier_prefix, generation
         self._store = store
-        self._linger_secs = linger_secs
+        self._linger_secs = check_seconds("linger_secs", linger_secs, zero=True)
         self._owner = Owner()
         self._slot, self._keys, self._client, me, self._liveness_port, job = join_barrier(
             store, self.rank_info, barrier_prefix, generation, bool(heartbeat_secs)

@@ -52,6 +52,7 @@ from barrier_core.agreement.watcher import SlowRound, Watcher
 from barrier_core.contract import Barrier
 from barrier_core.errors import BarrierError, describe_exception, failure
 from barrier_core.hooks import notify, plugin_manager
+from barrier_core.options import LONGEST_WAIT_SECS
 from barrier_core.verdict import RankStatus, Verdict
 
 _LOOK_NOW_SECS = 1.0
@@ -231,7 +232,8 @@ class Rounds:
         # A brief wait may have used up the wake that came with it.
         if self._slow is not None and next_reason(self._mailbox, self._slow.number) is not None:
             return False
-        return self.client.wait(max(self._deadline - time.monotonic(), 0.0))
+        left = self._deadline - time.monotonic()
+        return self.client.wait(min(max(left, 0.0), LONGEST_WAIT_SECS))
 
     def next_reason(self, number: int) -> Reason | None:
         """Return the first reason in the mailbox, or that the time is up; None if it goes on."""

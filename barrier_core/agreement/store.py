@@ -94,7 +94,7 @@ class StoreClient(abc.ABC):
     def wait(self, timeout_secs: float) -> bool:
         """Wait for the release signal of the last `arrive`: True when it has come.
 
-        False after ``timeout_secs`` or a `wake`; the rank is still counted in.
+        False after ``timeout_secs``, at most a day, or a `wake`; the rank is still counted in.
         """
         log, world_size = self._waits_for
         deadline = time.monotonic() + timeout_secs

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
+from barrier_core.options import LONGEST_WAIT_SECS
+
 
 class WakeUp:
     """An event that a signal handler may set, and may leave by an exception, at any point.
@@ -28,8 +30,11 @@ class WakeUp:
     def wait(self, timeout_secs: float | None) -> bool:
         """Wait for a call, and clear all there are by then; False: there was none in time.
 
-        Only one thread may wait. None: wait for as long as it takes.
+        Only one thread may wait. None: wait for as long as it takes. A number of seconds
+        is cut to a day.
         """
+        if timeout_secs is not None:
+            timeout_secs = min(timeout_secs, LONGEST_WAIT_SECS)
         try:
             self._calls.get(timeout=timeout_secs)
         except Empty:

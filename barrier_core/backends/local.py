@@ -111,12 +111,13 @@ class LocalBarrier(StoreBarrier):
         global_world_size: Number of threads that must arrive.
         barrier_prefix: Name of the barrier; threads that give the same name meet.
         generation: Changes when all threads start afresh.
-        timeout_secs: Hard limit in seconds on one wait.
+        timeout_secs: Hard limit in seconds on one wait; None or infinity: no limit.
         warn_after_secs: Soft limit in seconds after which observers hear who is missing.
         progress_extends_deadline: Count the hard limit from the late ranks' last progress.
     """
 
     barrier_type: ClassVar[str] = "local"
+    ranks_are_threads: ClassVar[bool] = True
     # Threads of one process live and die together.
     capabilities: ClassVar[Capability] = StoreBarrier.capabilities & ~Capability.LIVENESS
 

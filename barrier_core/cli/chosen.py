@@ -15,7 +15,7 @@ from barrier_core.discovery.arguments import bind_arguments
 from barrier_core.discovery.registry import registry
 from barrier_core.errors import BarrierConfigError
 from barrier_core.launcher import RankInfo
-from barrier_core.options import check_seconds
+from barrier_core.options import check_limit
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,7 +97,7 @@ class Chosen:
         """
         if timeout_secs is None:
             return
-        check_seconds("timeout", timeout_secs)
+        check_limit("timeout", timeout_secs)
         declared = getattr(self.backend, "capabilities", None)
         if not isinstance(declared, Capability) or Capability.TIMEOUT not in declared:
             raise BarrierConfigError(

@@ -28,8 +28,8 @@ class _InterruptedError(click.ClickException):
     "timeout_secs",
     type=float,
     metavar="SECONDS",
-    help="How long to wait for the other ranks, once the barrier is set up; as the config says if "
-    "not given.",
+    help="How long to wait for the other ranks, once the barrier is set up; inf: without limit; as "
+    "the config says if not given.",
 )
 def command(
     config_file: Path | None,

@@ -101,7 +101,10 @@ def bind_arguments(
             raise BarrierConfigError(_unknown(barrier_type, name, value, list(options)))
     wanted = [name for name in _FROM_LAUNCHER if name in options and name not in bound]
     if wanted:
-        rank_info = rank_info or RankInfo.from_environment()
+        if rank_info is None:
+            rank_info = RankInfo.from_environment()
+            if wanted == list(_FROM_LAUNCHER):
+                _check_that_ranks_can_meet(backend, barrier_type, rank_info)
         bound.update({name: getattr(rank_info, name) for name in wanted})
     missing = [name for name, option in options.items() if option.required and name not in bound]
     if missing:
@@ -110,6 +113,18 @@ def bind_arguments(
             f" (see `barrier info {barrier_type}`)"
         )
     return bound
+
+
+def _check_that_ranks_can_meet(backend: type, barrier_type: str, rank_info: RankInfo) -> None:
+    """Refuse a barrier between threads where the launcher has made a process of every rank."""
+    ranks = rank_info.global_world_size
+    if ranks > 1 and getattr(backend, "ranks_are_threads", False):
+        raise BarrierConfigError(
+            f"barrier_type={barrier_type!r} cannot be used here: its ranks are threads of one "
+            f"process, and the launcher has started a process for each of {ranks} ranks; choose "
+            "another type, such as tcp_store (`barrier list` shows them), or give global_rank and "
+            "global_world_size where the ranks are threads"
+        )
 
 
 def _convert(barrier_type: str, option: Option, value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -93,6 +94,57 @@ def test_a_value_from_the_environment_is_converted(monkeypatch: pytest.MonkeyPat
     assert (barrier.timeout_secs, barrier.warn_after_secs) == (2.5, None)
 
 
+def test_a_barrier_between_threads_is_refused_where_a_launcher_has_made_processes_of_the_ranks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BARRIER_TYPE", "local")
+
+    with pytest.raises(BarrierConfigError) as refused:
+        create_barrier_from_config(BarrierConfig.from_environment())
+
+    assert str(refused.value) == (
+        "barrier_type='local' cannot be used here: its ranks are threads of one process, and the "
+        "launcher has started a process for each of 4 ranks; choose another type, such as "
+        "tcp_store (`barrier list` shows them), or give global_rank and global_world_size where "
+        "the ranks are threads"
+    )
+
+
+@pytest.mark.parametrize("who", ["arguments", "rank_info"])
+def test_threads_of_a_process_that_a_launcher_has_started_may_be_ranks(who: str) -> None:
+    for rank in range(2):
+        if who == "arguments":
+            barrier = create_barrier("local", global_rank=rank, global_world_size=2)
+        else:
+            barrier = create_barrier("local", RankInfo(rank, 2))
+        with barrier:
+            assert barrier.rank_info.global_rank == rank
+
+
+def test_a_launcher_that_has_started_one_rank_may_have_it_in_a_barrier_between_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+
+    with create_barrier("local") as alone:
+        alone.execute_barrier()
+
+
+@pytest.mark.parametrize("text", ["none", "inf", "null"])
+def test_the_environment_can_say_that_there_is_no_limit(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("BARRIER_ARG_TIMEOUT_SECS", text)
+
+    barrier = create_barrier_from_config(
+        BarrierConfig("sample", {"barrier_prefix": "ckpt"})._overridden(os.environ)
+    )
+
+    assert isinstance(barrier, Sample)
+    assert barrier.timeout_secs == math.inf
+
+
 def test_no_type_makes_no_barrier() -> None:
     assert create_barrier_from_config(BarrierConfig()) is None
     assert create_barrier_from_config(BarrierConfig(None, {"anything": 1})) is None
@@ -145,7 +197,8 @@ def from_config(*args: Any) -> Callable[[], object]:
     return lambda: create_barrier_from_config(BarrierConfig(*args))
 
 
-NOT_SECONDS = "must be a positive, finite number of seconds"
+NOT_SECONDS = "must be a positive number of seconds, or inf for no limit"
+NOT_FINITE = "must be a positive, finite number of seconds"
 
 BAD_INPUT: dict[str, tuple[Callable[[], object], type[BarrierError], list[str]]] = {
     "an unknown type": (
@@ -211,10 +264,10 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], type[BarrierError], list[str]]]
         BarrierConfigError,
         ["timeout_secs=nan", NOT_SECONDS],
     ),
-    "an endless timeout": (
-        sample(timeout_secs=math.inf),
+    "an endless soft limit": (
+        sample(warn_after_secs=math.inf),
         BarrierConfigError,
-        ["timeout_secs=inf", NOT_SECONDS],
+        ["warn_after_secs=inf", NOT_FINITE],
     ),
     "a timeout that is a switch": (
         sample(timeout_secs=True),
@@ -224,7 +277,7 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], type[BarrierError], list[str]]]
     "a negative soft limit": (
         sample(warn_after_secs=-1),
         BarrierConfigError,
-        ["warn_after_secs=-1", NOT_SECONDS],
+        ["warn_after_secs=-1", NOT_FINITE],
     ),
     "a rank beyond the world": (
         sample(global_rank=4),

@@ -38,6 +38,7 @@ from barrier_core.verdict import VerdictKind, describe_missing, describe_round
         (BarrierSetupError, RuntimeError),
         (RankConflictError, BarrierSetupError),
         (BarrierTimeoutError, TimeoutError),
+        (BarrierTimeoutError, threading.BrokenBarrierError),
         (BrokenBarrierError, threading.BrokenBarrierError),
         (BarrierConnectionError, ConnectionError),
     ],

@@ -19,7 +19,10 @@ class Recording(Barrier):
     capabilities = Capability.TIMEOUT | Capability.ABORT | Capability.PROGRESS
 
     def __init__(
-        self, timeout_secs: float = 600.0, warn_after_secs: float | None = None, rank: int = 0
+        self,
+        timeout_secs: float | None = 600.0,
+        warn_after_secs: float | None = None,
+        rank: int = 0,
     ) -> None:
         super().__init__(rank, rank + 1, timeout_secs, warn_after_secs)
         self.asked: list[tuple[object, ...]] = []

@@ -50,8 +50,8 @@ class UsageTests(Suite):
             job.violated(f"{wrong} is not refused by a BarrierConfigError", error)
 
     def test_a_time_limit_that_is_none_is_refused(self, job: Job) -> None:
-        """A limit that is not a positive, finite number is an error, and uses up no round."""
-        unusable = (0.0, -1.0, float("nan"), float("inf"))
+        """A limit that is no positive number is an error, and uses up no round."""
+        unusable = (0.0, -1.0, float("nan"), -float("inf"))
         for number, secs in enumerate(unusable):
             # All ranks: a constructor may wait for the others before it looks at its arguments.
             specs = [

@@ -19,7 +19,7 @@ from barrier_core.plugin_api import (
     RankStatus,
     TimeoutSecs,
     Verdict,
-    check_seconds,
+    check_limit,
     failure,
     format_ranks,
 )
@@ -28,6 +28,7 @@ Collective = Callable[[timedelta], None]
 
 # gloo ends a wait that has expired by closing the connections, which the other side sees.
 _TIMEOUT_WORDS = re.compile(r"tim(ed|e) ?out|connection closed", re.IGNORECASE)
+_LONGEST_SECS = 1e9  # thirty years; a clock in nanoseconds has room for nine times as much
 _TAG = 0x62617272  # of messages that are nobody else's
 
 
@@ -51,7 +52,7 @@ class DistBarrier(Barrier):
     ones.
 
     Args:
-        timeout_secs: Hard limit in seconds on one wait.
+        timeout_secs: Hard limit in seconds on one wait; None or infinity: no limit.
         process_group: The group to use; the default group if None.
         own_group: Make a group of its own with the same ranks, so that collectives of other threads
             are not disturbed. All ranks must do so together, as with
@@ -76,7 +77,7 @@ class DistBarrier(Barrier):
             bool, Meta(description="make a group of its own, for use beside other collectives")
         ] = False,
     ) -> None:
-        check_seconds("timeout_secs", timeout_secs)
+        check_limit("timeout_secs", timeout_secs)
         dist = _torch_distributed()
         if not (dist.is_available() and dist.is_initialized()):
             raise NoProcessGroupError(
@@ -99,14 +100,14 @@ class DistBarrier(Barrier):
             self.barrier_prefix = f"ranks {format_ranks(self._ranks)}"
         if own_group:
             self._own_group = self._group = dist.new_group(
-                self._ranks, timeout=timedelta(seconds=timeout_secs), use_local_synchronization=True
+                self._ranks, timeout=_duration(self.timeout_secs), use_local_synchronization=True
             )
         self._collective = _choose_collective(dist, self._group)
 
     def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         started = time.monotonic()
         try:
-            self._collective(timedelta(seconds=timeout_secs))
+            self._collective(_duration(timeout_secs))
         except RuntimeError as error:  # every error of torch.distributed is one
             waited = time.monotonic() - started
             raise failure(self._verdict(error, number, waited, timeout_secs, tag)) from error
@@ -145,6 +146,11 @@ class DistBarrier(Barrier):
         if self._own_group is not None and self.failed is None:
             _torch_distributed().destroy_process_group(self._own_group)
         self._group = self._own_group = None
+
+
+def _duration(secs: float) -> timedelta:
+    """Return a limit as torch takes it, which adds it to a clock that counts nanoseconds."""
+    return timedelta(seconds=min(secs, _LONGEST_SECS))
 
 
 def _torch_distributed() -> Any:

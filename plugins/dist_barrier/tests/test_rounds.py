@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -65,7 +66,16 @@ def passes(rank: int, rendezvous: Path, options: dict[str, Any]) -> list[tuple[f
         return visits
 
 
-@pytest.mark.parametrize("options", [{}, {"own_group": True}, {"timeout_secs": 30}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"own_group": True},
+        {"timeout_secs": 30},
+        {"timeout_secs": sys.float_info.max, "own_group": True},
+        {"timeout_secs": None},
+    ],
+)
 def test_no_rank_passes_early_in_any_round(
     ranks: RankProcesses, rendezvous: Path, options: dict[str, Any]
 ) -> None:

@@ -44,7 +44,7 @@ class TCPStoreBarrier(StoreBarrier):
             barriers of a process that are hosted at one port share that of the first.
         tcpstore_port: Port of the store.
         master_address: Name or address of rank 0's host.
-        timeout_secs: Hard limit in seconds on one wait.
+        timeout_secs: Hard limit in seconds on one wait; None or infinity: no limit.
         store: A TCPStore, or a PrefixStore around one, to use instead of hosting one.
         generation: Changes when the whole job restarts; from the launcher if None.
         warn_after_secs: Soft limit in seconds after which observers hear who is missing.
@@ -91,7 +91,9 @@ class TCPStoreBarrier(StoreBarrier):
         linger_secs: LingerSecs = DEFAULT_LINGER_SECS,
     ) -> None:
         RankInfo(global_rank, global_world_size)  # before anything is started for a wrong rank
-        check_seconds("timeout_barrier_init_secs", timeout_barrier_init_secs)
+        timeout_barrier_init_secs = check_seconds(
+            "timeout_barrier_init_secs", timeout_barrier_init_secs
+        )
         endpoint, hosted_by_rank_0 = find_store(store, master_address, tcpstore_port)
         super().__init__(
             global_rank,

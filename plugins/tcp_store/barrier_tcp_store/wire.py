@@ -33,6 +33,7 @@ from barrier_core.plugin_api import (
 )
 
 _RETRY_SECS = 0.1
+_LONGEST_POLL_MS = 2**31 - 1
 
 _VALIDATE = b"\x00"
 _SET = b"\x01"
@@ -194,7 +195,7 @@ class TCPStoreClient(StoreClient):
             return super().wait(timeout_secs)
         # Rounded up: poll counts in milliseconds, and a wait of 0 would spin. It goes on after a
         # signal, and returns early for nothing else.
-        ready = self._answers_and_wakes.poll(timeout_secs * 1000 + 1)
+        ready = self._answers_and_wakes.poll(min(timeout_secs * 1000 + 1, _LONGEST_POLL_MS))
         if not ready:
             return False
         if ready[0][0] == self._wake_reader and len(ready) == 1:
@@ -296,7 +297,7 @@ class TCPStoreClient(StoreClient):
         writable.register(self._socket, select.POLLOUT)
         with self._asking():
             while rest:
-                if not writable.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+                if not _is_ready(writable, deadline):
                     raise self._lost(f"it took no request for {self.answer_secs:g} s")
                 try:
                     rest = rest[os.write(self._socket.fileno(), rest) :]
@@ -309,7 +310,7 @@ class TCPStoreClient(StoreClient):
         """Sleep until so many bytes are there; to be woken for each answer would cost more."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
         try:
-            if not self._answers.poll(self.answer_secs * 1000):
+            if not _is_ready(self._answers, time.monotonic() + self.answer_secs):
                 raise self._lost(f"no answer for {self.answer_secs:g} s")
         finally:
             if self._socket.fileno() >= 0:
@@ -319,7 +320,7 @@ class TCPStoreClient(StoreClient):
         deadline = time.monotonic() + self.answer_secs
         chunks: list[bytes] = []
         while size:
-            if not self._answers.poll(max(deadline - time.monotonic(), 0.0) * 1000):
+            if not _is_ready(self._answers, deadline):
                 raise self._lost(f"no answer for {self.answer_secs:g} s")
             try:
                 chunk = self._socket.recv(size)
@@ -341,13 +342,24 @@ class TCPStoreClient(StoreClient):
         return kind(why)
 
 
+def _is_ready(poller: select.poll, deadline: float) -> bool:
+    """Wait until a poll reports something; False at the deadline, in monotonic seconds."""
+    while True:
+        left = max(deadline - time.monotonic(), 0.0)
+        if poller.poll(min(left * 1000, _LONGEST_POLL_MS)):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+
+
 def _connect(host: str, port: int, patience_secs: float) -> socket.socket:
     """Connect, trying again for as long as patience lasts: the host may not be up yet."""
     deadline = time.monotonic() + patience_secs
     while True:
         left = max(deadline - time.monotonic(), 0.01)
         try:
-            connection = socket.create_connection((host, port), timeout=left)
+            longest = min(left, _LONGEST_POLL_MS / 1000)
+            connection = socket.create_connection((host, port), timeout=longest)
         except OSError as error:
             if time.monotonic() + _RETRY_SECS >= deadline:
                 raise StoreLostError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import random
+import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from barrier_core.testing.rank_processes import RankProcesses, state
+from barrier_core.testing.rank_processes import RankProcesses, state, wait_until
 from barrier_core.verdict import Verdict
 from plugins.tcp_store.tests.conftest import NewJob
 from plugins.tcp_store.tests.looking import soon, the_verdict, wait_until_arrived
@@ -19,6 +20,7 @@ from plugins.tcp_store.tests.rank_functions import (
     Job,
     abort,
     arrive,
+    arrive_and_tell,
     go_through,
     join,
     pretend_old_server,
@@ -203,3 +205,25 @@ def test_prefixes_that_look_like_rounds_of_each_other_do_not_meet(
     wait_until_arrived(long, [0])
     assert ranks.run(1, try_to_arrive, short, 0.5) is not None  # rank 0 is not in this one
     assert ranks.run(1, arrive, long) == first.result() == 1
+
+
+@pytest.mark.parametrize("seconds", [2_147_484.0, 1e10, sys.float_info.max, None])
+def test_a_slow_round_of_a_large_limit_goes_on_until_the_last_rank_comes(
+    ranks: RankProcesses, any_job: Job, tmp_path: Path, seconds: float | None
+) -> None:
+    large = seconds or sys.float_info.max
+    job = any_job.but(
+        timeout_secs=seconds,
+        heartbeat_secs=large,
+        linger_secs=large,
+        timeout_barrier_init_secs=large,
+        warn_after_secs=large,
+    )
+    ranks.run_all(join, job)
+    has_looked = tmp_path / "has looked"
+    first = ranks.start(0, arrive_and_tell, job, has_looked)
+    wait_until(has_looked.exists, "rank 0 looks who is missing")
+
+    for call in [ranks.start(rank, arrive, job) for rank in range(1, 4)]:
+        call.result()
+    first.result()
