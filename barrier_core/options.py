@@ -41,6 +41,13 @@ Generation = Annotated[
     str | None,
     Meta(description="changes when the whole job restarts; from the launcher if not given"),
 ]
+JobId = Annotated[
+    str | None,
+    Meta(
+        description="tells this job from others that use the same store or host; BARRIER_JOB_ID or "
+        "the launcher's own id if not given"
+    ),
+]
 HeartbeatSecs = Annotated[
     float, Meta(description="seconds between heartbeats; 0: none, dead ranks are found by pid")
 ]

@@ -47,7 +47,7 @@ from barrier_core.errors import (
     failure,
 )
 from barrier_core.hooks import ObservedBarrier, hookimpl, plugin_manager
-from barrier_core.launcher import RankInfo
+from barrier_core.launcher import RankInfo, job_id_from_environment
 from barrier_core.observers.trace_format import (
     SUFFIX,
     TRACE_FORMAT,
@@ -68,6 +68,7 @@ from barrier_core.options import (
     GlobalRank,
     GlobalWorldSize,
     HeartbeatSecs,
+    JobId,
     LingerSecs,
     ProgressExtendsDeadline,
     TimeoutSecs,
@@ -111,6 +112,7 @@ __all__ = [
     "GlobalRank",
     "GlobalWorldSize",
     "HeartbeatSecs",
+    "JobId",
     "Joining",
     "Line",
     "LingerSecs",
@@ -142,6 +144,7 @@ __all__ = [
     "failure",
     "format_ranks",
     "hookimpl",
+    "job_id_from_environment",
     "plugin_manager",
     "tag_without_numbers",
 ]

@@ -19,6 +19,7 @@ from barrier_core.agreement.store import StoreAccess, StoreLostError
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.contract import Barrier, Capability
 from barrier_core.errors import failure
+from barrier_core.launcher import job_id_from_environment
 from barrier_core.options import DEFAULT_LINGER_SECS, check_name, check_seconds
 from barrier_core.this_process import Owner
 
@@ -45,6 +46,7 @@ class StoreBarrier(Barrier):
         progress_extends_deadline: Count the hard limit from the late ranks' last progress.
         linger_secs: How long, in seconds, a rank that hosts the store waits for the others in
             ``close``.
+        job_id: Tells this job from others that use the store; from the launcher if None.
 
     Raises:
         BarrierConfigError: An argument is out of range.
@@ -77,6 +79,7 @@ class StoreBarrier(Barrier):
         heartbeat_secs: float,
         progress_extends_deadline: bool,
         linger_secs: float = DEFAULT_LINGER_SECS,
+        job_id: str | None = None,
     ) -> None:
         super().__init__(global_rank, global_world_size, timeout_secs, warn_after_secs)
         check_name("barrier_prefix", barrier_prefix)
@@ -84,12 +87,15 @@ class StoreBarrier(Barrier):
         if generation is None:
             generation = self.generation
         check_name("generation", generation)
-        self.barrier_prefix, self.generation = barrier_prefix, generation
+        if job_id is None:
+            job_id = job_id_from_environment() or ""
+        check_name("job_id", job_id)
+        self.barrier_prefix, self.generation, self.job_id = barrier_prefix, generation, job_id
         self._store = store
         self._linger_secs = check_seconds("linger_secs", linger_secs, zero=True)
         self._owner = Owner()
         self._slot, self._keys, self._client, me, self._liveness_port, job = join_barrier(
-            store, self.rank_info, barrier_prefix, generation, bool(heartbeat_secs)
+            store, self.rank_info, job_id, barrier_prefix, generation, bool(heartbeat_secs)
         )
         self._failure_detector = FailureDetector(self._keys, me, heartbeat_secs)
         self._watcher = Watcher(

@@ -12,7 +12,6 @@ verdict.
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import unquote
 
 from barrier_core.agreement.keys import Keys, Series
 from barrier_core.agreement.membership import decode_job_description
@@ -87,6 +86,6 @@ def remove_older(client: StoreClient, keys: Keys) -> None:
     """Remove the generations before the last one, and enter this one in the list of them."""
     known = (client.read([keys.generations])[0] or b"").decode().split()
     for generation in known[:-1]:
-        remove_all(client, Keys(keys.prefix_name, unquote(generation)))
+        remove_all(client, keys.of_generation(generation))
     kept = [name for name in known[-1:] if name != keys.generation_name]
     client.write(keys.generations, "\n".join([*kept, keys.generation_name]).encode())

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from barrier_core.agreement.cleanup import remove_older
-from barrier_core.agreement.keys import Keys
+from barrier_core.agreement.keys import HOSTED_FOR, Keys
 from barrier_core.agreement.liveness import LivenessPort
 from barrier_core.agreement.membership import Member, join, wait_for_host
 from barrier_core.agreement.open_barriers import Slot
@@ -31,9 +31,9 @@ class Joined(NamedTuple):
 class _Joining:
     """The joining that is under way; see `store.Joining`."""
 
-    def __init__(self, rank: int, prefix: str, generation: str, slot: Slot) -> None:
+    def __init__(self, rank: int, keys: Keys, slot: Slot) -> None:
         self.rank = rank
-        self.keys = Keys(prefix, f"{generation}.{slot.incarnation}")
+        self.keys = keys
         self._slot = slot
 
     def wait_for_host(self, client: StoreClient, deadline: float) -> None:
@@ -45,13 +45,19 @@ class _Joining:
 
 
 def join_barrier(
-    store: StoreAccess, rank_info: RankInfo, prefix: str, generation: str, heartbeats: bool
+    store: StoreAccess,
+    rank_info: RankInfo,
+    job_id: str,
+    prefix: str,
+    generation: str,
+    heartbeats: bool,
 ) -> Joined:
     """Take a slot, connect, and become a member.
 
     Args:
         store: How to get at the store.
         rank_info: Who joins.
+        job_id: Tells the job from others; empty where nothing does.
         prefix: The barrier's name.
         generation: The job's generation.
         heartbeats: Whether the ranks look after each other over the network.
@@ -63,12 +69,15 @@ def join_barrier(
     rank = rank_info.global_rank
     with ExitStack() as undo:
         undo.callback(store.close)
-        slot = Slot.take((store.name, prefix, generation, rank))
+        slot = Slot.take((store.name, job_id, prefix, generation, rank))
         undo.callback(slot.give_back)
-        joining = _Joining(rank, prefix, generation, slot)
+        keys = Keys(prefix, f"{generation}.{slot.incarnation}", job_id)
+        joining = _Joining(rank, keys, slot)
         try:
             client = store.open(joining)
             undo.callback(client.close)
+            if store.hosts_store:
+                client.write(HOSTED_FOR, job_id.encode())
             port = LivenessPort.open(client.address()) if heartbeats else None
             if port is not None:
                 undo.callback(port.close)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
 from barrier_core.agreement.round_log import arrival_record
 
+HOSTED_FOR = "barrier/hosted-for"
+"""The key of the id of the job whose rank 0 hosts the store."""
 ROUND_DIGITS = 12
 """Digits of a round's number in its keys, which are thus of one length.
 
@@ -43,17 +45,24 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class Keys:
-    """Where one generation of one barrier keeps its state.
+    """Where one generation of one barrier of one job keeps its state.
 
-    A prefix or generation is quoted, so that no two different ones can make the same key:
+    Job, prefix and generation are quoted, so that no two different ones can make the same key:
     ``ckpt`` round 11 and ``ckpt1`` round 1 are different keys.
+
+    Args:
+        prefix: The barrier's name.
+        generation: The job's generation, and which barrier in it.
+        job_id: Tells the job from others; empty where nothing does.
     """
 
-    def __init__(self, prefix: str, generation: str) -> None:
+    def __init__(self, prefix: str, generation: str, job_id: str = "") -> None:
+        self.job_id = job_id
         self.prefix_name = prefix
         self.generation_name = quote(generation, safe="")
-        self.generations = f"barrier/{quote(prefix, safe='')}/generations"
-        self.base = f"barrier/{quote(prefix, safe='')}/{self.generation_name}"
+        barrier = f"barrier/{quote(job_id, safe='')}/{quote(prefix, safe='')}"
+        self.generations = f"{barrier}/generations"
+        self.base = f"{barrier}/{self.generation_name}"
         self.job = f"{self.base}/job"
         self.verdict = f"{self.base}/verdict"
         self.alarm = f"{self.base}/alarm"
@@ -61,6 +70,10 @@ class Keys:
         self.left = f"{self.base}/left"
         self.cleaned_up = f"{self.base}/cleaned-up"
         """Number of the last round whose keys have been removed."""
+
+    def of_generation(self, name: str) -> Keys:
+        """Return those of another generation of the barrier, by its ``generation_name``."""
+        return Keys(self.prefix_name, unquote(name), self.job_id)
 
     @property
     def incarnation(self) -> int:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from urllib.parse import unquote
 
 import msgspec
 
-from barrier_core.agreement.keys import Keys
+from barrier_core.agreement.keys import HOSTED_FOR, Keys
 from barrier_core.agreement.liveness import LivenessPort, is_running, machine_id, start_time
 from barrier_core.agreement.round_log import Break
 from barrier_core.agreement.store import StoreClient
 from barrier_core.errors import BarrierSetupError, RankConflictError
-from barrier_core.launcher import RankInfo
+from barrier_core.launcher import JOB_ID_VARIABLE, RankInfo
 
 PROTOCOL_VERSION = 2
 
@@ -90,23 +89,32 @@ def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> Keys:
     """
     pause = _FIRST_POLL_SECS
     while True:
-        host, known = client.read([keys.member(0), keys.generations])
+        host, known, hosted_for = client.read([keys.member(0), keys.generations, HOSTED_FOR])
         if host is not None:
             return keys
         names = (known or b"").decode().split()
-        last = Keys(keys.prefix_name, unquote(names[-1])) if names else keys
+        last = keys.of_generation(names[-1]) if names else keys
         if last.is_after(keys):
             keys = last
             continue
         if time.monotonic() + pause >= deadline:
             there = f"; the last that it made there is {names[-1]}" if names else ""
+            if hosted_for is not None and hosted_for != keys.job_id.encode():
+                there += (
+                    f"; the store is that of {_job(hosted_for.decode())}, and this rank is of "
+                    f"{_job(keys.job_id)}"
+                )
             raise BarrierSetupError(
                 f"a store answers, but rank 0 has not come to the barrier {keys.prefix_name!r} of "
                 f"generation {keys.generation_name}{there}. Start all ranks, with the same "
-                "barrier_prefix and generation"
+                "barrier_prefix, generation and job_id"
             )
         time.sleep(pause)
         pause = min(pause * 2, _LAST_POLL_SECS)
+
+
+def _job(job_id: str) -> str:
+    return f"the job {job_id!r}" if job_id else "a job without an id"
 
 
 def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> bytes:
@@ -144,6 +152,8 @@ def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> bytes:
             )
         else:
             conflict = f"the rank is taken by pid {other.pid} on {other.host}; start each rank once"
+    if not keys.job_id:
+        conflict += f"; if these are two jobs, give each a job_id, or {JOB_ID_VARIABLE}"
     reason = f"rank {me.rank} (pid {me.pid} on {me.host}) may not join: {conflict}"
     client.create(keys.alarm, msgspec.json.encode(Break("conflict", me.rank, reason)))
     raise RankConflictError(reason)

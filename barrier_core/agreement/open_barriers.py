@@ -12,8 +12,8 @@ from barrier_core.contract import Barrier
 from barrier_core.errors import RankConflictError
 from barrier_core.this_process import after_fork
 
-SlotKey = tuple[str, str, str, int]
-"""Store, prefix, generation and rank."""
+SlotKey = tuple[str, str, str, str, int]
+"""Store, job, prefix, generation and rank."""
 
 
 class Slot:
@@ -46,7 +46,7 @@ class Slot:
         if taken is not None:
             holder = taken._barrier
             if holder is None or holder.failed is None:
-                _, prefix, _, rank = key
+                _, _, prefix, _, rank = key
                 raise RankConflictError(
                     f"rank {rank} of this process already has an open barrier with the prefix "
                     f"{prefix!r}: close() it first, or give this one another barrier_prefix"

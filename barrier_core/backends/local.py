@@ -20,6 +20,7 @@ from barrier_core.options import (
     Generation,
     GlobalRank,
     GlobalWorldSize,
+    JobId,
     ProgressExtendsDeadline,
     TimeoutSecs,
     WarnAfterSecs,
@@ -114,6 +115,7 @@ class LocalBarrier(StoreBarrier):
         timeout_secs: Hard limit in seconds on one wait; None or infinity: no limit.
         warn_after_secs: Soft limit in seconds after which observers hear who is missing.
         progress_extends_deadline: Count the hard limit from the late ranks' last progress.
+        job_id: Tells this job from others; from the launcher if None.
     """
 
     barrier_type: ClassVar[str] = "local"
@@ -130,6 +132,7 @@ class LocalBarrier(StoreBarrier):
         timeout_secs: TimeoutSecs = DEFAULT_TIMEOUT_SECS,
         warn_after_secs: WarnAfterSecs = DEFAULT_WARN_AFTER_SECS,
         progress_extends_deadline: ProgressExtendsDeadline = False,
+        job_id: JobId = None,
     ) -> None:
         super().__init__(
             global_rank,
@@ -141,4 +144,5 @@ class LocalBarrier(StoreBarrier):
             warn_after_secs=warn_after_secs,
             heartbeat_secs=0.0,
             progress_extends_deadline=progress_extends_deadline,
+            job_id=job_id,
         )

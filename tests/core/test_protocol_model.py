@@ -155,7 +155,7 @@ def test_a_counterexample_is_told_step_by_step() -> None:
         f" 7. rank 0 appends b'B{record}\\n' to {log}",
         f" 8. rank 0 reads {log} -> b'A0\\nB{record}\\n'",
         " 9. rank 0 asks who is missing",
-        "10. rank 0 creates barrier/ckpt/0/verdict",
+        "10. rank 0 creates barrier//ckpt/0/verdict",
         f"11. rank 0 reads {KEYS.job} -> {JOB!r}: RAISES in round 1: timeout by rank 0 in round 1, "
         "missing [1]",
         "12. rank 1 enters round 1",

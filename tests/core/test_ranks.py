@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from barrier_core import BarrierConfigError, RankInfo
-from barrier_core.launcher import generation_from_environment
+from barrier_core.launcher import generation_from_environment, job_id_from_environment
 from barrier_core.verdict import format_ranks
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8"}
@@ -146,6 +149,73 @@ def test_the_generation_is_how_often_the_launcher_has_restarted_the_job(
 ) -> None:
     assert generation_from_environment(environ) == generation
     assert RankInfo.from_environment({**TORCHRUN, **environ}).generation == generation
+
+
+RUN_17 = {"TORCHELASTIC_RUN_ID": "17"}
+STEP = {"SLURM_JOB_ID": "812", "SLURM_STEP_ID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "job_id"),
+    [
+        ({}, None),
+        (TORCHRUN, None),
+        ({**TORCHRUN, **RUN_17}, "torchrun-17"),
+        ({**TORCHRUN, "TORCHELASTIC_RUN_ID": "none"}, None),  # torchrun's default
+        (OPEN_MPI, None),
+        ({**OPEN_MPI, "PMIX_NAMESPACE": "prterun-a-7@1"}, "mpi-prterun-a-7@1"),
+        ({**OPEN_MPI, "OMPI_MCA_ess_base_jobid": "3405"}, "mpi-3405"),
+        (MPICH, None),
+        ({**MPICH, "PMI_JOBID": "812.3"}, "pmi-812.3"),
+        ({**MPICH, "MPI_LOCALNRANKS": "4"}, None),  # the ranks are on two hosts
+        (SLURM, None),
+        ({**SLURM, **STEP}, "slurm-812.0"),
+        ({**SLURM, "SLURM_JOB_ID": "812"}, None),  # a batch script
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", **STEP}, "slurm-812.0"),
+        ({**TORCHRUN, **RUN_17, **SLURM, **STEP}, "torchrun-17"),
+        # RANK and WORLD_SIZE are copies of Slurm's.
+        ({**TORCHRUN, **SLURM, **STEP}, "slurm-812.0"),
+        # One of several jobs in a step, or one of several steps' ranks.
+        ({**TORCHRUN, **SLURM, **STEP, "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"}, None),
+        # Variables of Slurm in the shell of an allocation, which not all ranks need have.
+        ({**TORCHRUN, **STEP}, None),
+        ({"BARRIER_JOB_ID": "mine"}, "mine"),
+        ({**TORCHRUN, **RUN_17, **SLURM, **STEP, "BARRIER_JOB_ID": "mine"}, "mine"),
+        ({**TORCHRUN, **RUN_17, "BARRIER_JOB_ID": ""}, "torchrun-17"),
+    ],
+)
+def test_the_job_id_is_what_the_launcher_gives_to_all_ranks_of_one_start(
+    environ: dict[str, str], job_id: str | None
+) -> None:
+    assert job_id_from_environment(environ) == job_id
+    assert RankInfo.from_environment({**environ, **TORCHRUN}).job_id == job_id_from_environment(
+        {**environ, **TORCHRUN}
+    )
+
+
+TELL_THE_JOB = [
+    *(sys.executable, "-c"),
+    "from barrier_core.launcher import job_id_from_environment as tell; print(tell(), flush=True)",
+]
+START_TWO_RANKS = """
+import os, subprocess, sys
+for rank, wrapper in enumerate([[], ["sh", "-c", '"$@"; true', "sh"]]):
+    environ = {**os.environ, "PMI_RANK": str(rank), "PMI_SIZE": "2", "MPI_LOCALNRANKS": "2"}
+    subprocess.run([*wrapper, *sys.argv[1:]], env=environ)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="/proc is read")
+def test_ranks_of_mpichs_mpiexec_on_one_host_are_told_by_the_process_that_started_them() -> None:
+    # As MPICH 4 and 5 do; one rank is started by a script.
+    starter = [sys.executable, "-c", START_TWO_RANKS, *TELL_THE_JOB]
+    jobs = [subprocess.check_output(starter, text=True).split() for _ in range(2)]
+
+    (one, also_one), (two, also_two) = jobs
+    assert one == also_one
+    assert two == also_two
+    assert one.startswith("mpiexec-")
+    assert one != two
 
 
 @pytest.mark.parametrize(

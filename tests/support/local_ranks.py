@@ -144,7 +144,7 @@ class LocalJob:
     @property
     def stored(self) -> list[str]:
         """The keys that the store has of this job."""
-        return [key for key in list(STORE.values) if key.startswith(f"barrier/{self.prefix}/")]
+        return [key for key in list(STORE.values) if key.startswith(f"barrier//{self.prefix}/")]
 
     def log(self, number: int) -> bytes:
         """Return the log of a round."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import IO
@@ -18,7 +19,7 @@ import msgspec
 from barrier_core.cli.check.figures import SHOW_EVERY_SECS, Figures, progress, show_figures
 from barrier_core.cli.exit_status import FailedError
 from barrier_core.errors import BarrierError
-from barrier_core.launcher import RankInfo
+from barrier_core.launcher import JOB_ID_VARIABLE, RankInfo
 from barrier_core.verdict import format_ranks
 
 _STDERR = 2
@@ -41,7 +42,7 @@ class _Message(msgspec.Struct):
 class _Rank:
     """A process started here, and its last message."""
 
-    def __init__(self, rank: int, count: int, options: Sequence[str]) -> None:
+    def __init__(self, rank: int, count: int, job_id: str, options: Sequence[str]) -> None:
         self.rank = rank
         ours, theirs = os.pipe()
         self.pipe: IO[bytes] = os.fdopen(ours, "rb")
@@ -56,6 +57,7 @@ class _Rank:
             "WORLD_SIZE": str(count),
             "LOCAL_RANK": str(rank),
             "LOCAL_WORLD_SIZE": str(count),
+            JOB_ID_VARIABLE: job_id,
             # The same modules as in this process; none from the working directory.
             "PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path),
             "PYTHONSAFEPATH": "1",
@@ -102,10 +104,11 @@ def run_ranks(options: Sequence[str], count: int, rounds: int) -> None:
     Raises:
         FailedError: The barrier has failed on one of them.
     """
+    job_id = f"check-{uuid.uuid4()}"  # others may run on this host, from the same start
     ranks: list[_Rank] = []
     try:
         for rank in range(count):
-            ranks.append(_Rank(rank, count, options))
+            ranks.append(_Rank(rank, count, job_id, options))
         with progress(rounds, visible=True) as advance:
             _listen_to_all(ranks, advance)
         for each in ranks:

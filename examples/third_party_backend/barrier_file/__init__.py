@@ -18,6 +18,7 @@ from barrier_core.plugin_api import (
     Generation,
     GlobalRank,
     GlobalWorldSize,
+    JobId,
     Meta,
     StoreAccess,
     StoreBarrier,
@@ -122,6 +123,7 @@ class FileBarrier(StoreBarrier):
         generation: Generation = None,
         timeout_secs: TimeoutSecs = DEFAULT_TIMEOUT_SECS,
         warn_after_secs: WarnAfterSecs = DEFAULT_WARN_AFTER_SECS,
+        job_id: JobId = None,
     ) -> None:
         path = Path(directory).absolute()
         super().__init__(
@@ -134,4 +136,5 @@ class FileBarrier(StoreBarrier):
             warn_after_secs=warn_after_secs,
             heartbeat_secs=0.0,  # ranks of one host find a dead one by its pid
             progress_extends_deadline=False,
+            job_id=job_id,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from contextlib import closing
@@ -22,6 +23,8 @@ from barrier_tcp_store.wire import TCPStoreClient
 _RETRY_SECS = 0.05
 _REFUSALS = 3
 """Connections in a row that what listens at the port may close before it is taken for no store."""
+_PORT_WITHOUT_JOB = 29511
+_PORTS = range(11_000, 20_000)
 _COUNTS_KEY = "barrier/counts"
 """Whether the server knows BARRIER, as the first rank to ask has found: ``yes`` or ``no``."""
 
@@ -128,6 +131,18 @@ class TCPStoreAccess(StoreAccess):
             else "check that its server still runs"
         )
         return BarrierSetupError(f"rank {rank} cannot reach the {endpoint}: {error}; {remedy}")
+
+
+def default_port(job_id: str) -> int:
+    """Return the port at which rank 0 hosts the store where none is given.
+
+    Two jobs on one host seldom get the same, and all ranks of a job do. The ports are below those
+    that systems give to clients.
+    """
+    if not job_id:
+        return _PORT_WITHOUT_JOB
+    number = int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:8], "big")
+    return _PORTS[number % len(_PORTS)]
 
 
 def find_store(store: Any, master_address: str | None, port: int) -> tuple[Endpoint, bool]:

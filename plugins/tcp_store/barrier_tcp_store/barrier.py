@@ -14,6 +14,7 @@ from barrier_core.plugin_api import (
     GlobalRank,
     GlobalWorldSize,
     HeartbeatSecs,
+    JobId,
     LingerSecs,
     Meta,
     ProgressExtendsDeadline,
@@ -21,11 +22,12 @@ from barrier_core.plugin_api import (
     StoreBarrier,
     TimeoutSecs,
     WarnAfterSecs,
+    check_name,
     check_seconds,
+    job_id_from_environment,
 )
-from barrier_tcp_store.access import TCPStoreAccess, find_store
+from barrier_tcp_store.access import TCPStoreAccess, default_port, find_store
 
-DEFAULT_PORT = 29511
 DEFAULT_INIT_SECS = 300.0
 
 
@@ -42,7 +44,7 @@ class TCPStoreBarrier(StoreBarrier):
         timeout_barrier_init_secs: How long, in seconds, to wait for the store at set-up.
         use_checkpoint_barrier_tcpstore_libuv: Which of torch's two servers rank 0 starts; the
             barriers of a process that are hosted at one port share that of the first.
-        tcpstore_port: Port of the store.
+        tcpstore_port: Port of the store; if None, it follows from the job id (`default_port`).
         master_address: Name or address of rank 0's host.
         timeout_secs: Hard limit in seconds on one wait; None or infinity: no limit.
         store: A TCPStore, or a PrefixStore around one, to use instead of hosting one.
@@ -51,6 +53,8 @@ class TCPStoreBarrier(StoreBarrier):
         heartbeat_secs: Seconds between signs of life; 0 turns them off.
         progress_extends_deadline: Count the hard limit from the late ranks' last progress.
         linger_secs: How long, in seconds, the hosting rank waits for the others in ``close``.
+        job_id: Tells this job from others that use the store or the host; from the launcher if
+            None.
 
     Raises:
         BarrierConfigError: An argument is out of range.
@@ -72,7 +76,13 @@ class TCPStoreBarrier(StoreBarrier):
         use_checkpoint_barrier_tcpstore_libuv: Annotated[
             bool, Meta(description="host torch's libuv server, or its older one")
         ] = True,
-        tcpstore_port: Annotated[int, Meta(description="port of the store")] = DEFAULT_PORT,
+        tcpstore_port: Annotated[
+            int | None,
+            Meta(
+                description="port of the store; if not given, one of 11000 to 19999 that follows "
+                "from the job id, or 29511 without one"
+            ),
+        ] = None,
         master_address: Annotated[
             str | None,
             Meta(
@@ -89,11 +99,17 @@ class TCPStoreBarrier(StoreBarrier):
         heartbeat_secs: HeartbeatSecs = DEFAULT_HEARTBEAT_SECS,
         progress_extends_deadline: ProgressExtendsDeadline = False,
         linger_secs: LingerSecs = DEFAULT_LINGER_SECS,
+        job_id: JobId = None,
     ) -> None:
         RankInfo(global_rank, global_world_size)  # before anything is started for a wrong rank
         timeout_barrier_init_secs = check_seconds(
             "timeout_barrier_init_secs", timeout_barrier_init_secs
         )
+        if job_id is None:
+            job_id = job_id_from_environment() or ""
+        check_name("job_id", job_id)
+        if tcpstore_port is None:
+            tcpstore_port = default_port(job_id)
         endpoint, hosted_by_rank_0 = find_store(store, master_address, tcpstore_port)
         super().__init__(
             global_rank,
@@ -113,4 +129,5 @@ class TCPStoreBarrier(StoreBarrier):
             heartbeat_secs=heartbeat_secs,
             progress_extends_deadline=progress_extends_deadline,
             linger_secs=linger_secs,
+            job_id=job_id,
         )

@@ -171,7 +171,8 @@ def _listen(endpoint: Endpoint) -> socket.socket:
     except OSError as error:
         remedy = {
             errno.EADDRINUSE: "the port is taken: give all ranks another tcpstore_port, or close "
-            "the barrier that has it",
+            "the barrier that has it. Two jobs get a port each where tcpstore_port is not "
+            "given and each has a job_id or BARRIER_JOB_ID",
             errno.EADDRNOTAVAIL: "master_address must be an address of rank 0's host",
             errno.EACCES: "ports below 1024 need privileges: give a higher tcpstore_port",
         }.get(error.errno or 0, "check master_address and tcpstore_port")

@@ -64,7 +64,7 @@ def alone(prefix: str, **options: Any) -> TCPStoreBarrier:
 def test_a_tcp_store_of_the_user_is_used(torch_store: Any) -> None:
     with alone("given", store=torch_store) as barrier:
         barrier.execute_barrier()
-        assert torch_store.check(["barrier/given/0.0/job"])
+        assert torch_store.check(["barrier//given/0.0/job"])
 
 
 def test_two_prefix_stores_do_not_meet(dist: Any, torch_store: Any) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import astuple
 
 from barrier_core import BarrierTimeoutError
-from barrier_core.agreement.keys import Keys
+from barrier_core.agreement.keys import HOSTED_FOR, Keys
 from barrier_core.agreement.round_log import parse
 from barrier_core.agreement.store import StoreAccess
 from barrier_core.agreement.watcher import Watcher
@@ -64,15 +64,20 @@ def test_barriers_whose_names_and_numbers_look_alike_never_meet(job: LocalJob) -
         alike.execute_barrier()
 
 
-ROUNDS = st.tuples(st.text(max_size=4), st.sampled_from(["0", "0.1", "1/2"]), st.integers(0, 99))
+ROUNDS = st.tuples(
+    st.text(max_size=4),
+    st.sampled_from(["0", "0.1", "1/2"]),
+    st.text(max_size=2) | st.sampled_from(["counts", "hosted-for"]),
+    st.integers(0, 99),
+)
 
 
 @given(ROUNDS, ROUNDS, st.text("/1a%", max_size=3), st.text("/1a%", max_size=3))
 def test_no_two_rounds_share_a_key(
-    one: tuple[str, str, int], other: tuple[str, str, int], tag: str, other_tag: str
+    one: tuple[str, str, str, int], other: tuple[str, str, str, int], tag: str, other_tag: str
 ) -> None:
-    def keys(prefix: str, generation: str, number: int, tag: str) -> set[str]:
-        found = Keys(prefix, generation)
+    def keys(prefix: str, generation: str, job_id: str, number: int, tag: str) -> set[str]:
+        found = Keys(prefix, generation, job_id)
         whole = {found.verdict, found.alarm, found.passed, found.job, found.left, found.cleaned_up}
         return {
             *astuple(found.round(number, tag)),
@@ -84,10 +89,11 @@ def test_no_two_rounds_share_a_key(
     mine, theirs = keys(*one, tag), keys(*other, other_tag)
 
     assert len(mine) == 10
-    if one[:2] != other[:2]:
+    assert HOSTED_FOR not in mine
+    if one[:3] != other[:3]:
         assert not mine & theirs
-    elif one[2] != other[2]:
-        assert not set(astuple(Keys(*one[:2]).round(one[2], tag))) & theirs
+    elif one[3] != other[3]:
+        assert not set(astuple(Keys(*one[:3]).round(one[3], tag))) & theirs
 
 
 def test_a_rank_that_gives_up_too_late_passes_like_the_others(

@@ -37,7 +37,7 @@ def test_the_store_holds_no_more_after_many_rounds_and_nothing_in_the_end(job: L
 
     assert most > BATCH_ROUNDS, "what is looked at is not what the rounds leave"
     job.close()
-    assert job.stored == [f"barrier/{job.prefix}/generations"]
+    assert job.stored == [f"barrier//{job.prefix}/generations"]
 
 
 def test_nothing_is_left_however_far_behind_the_removal_is(
@@ -50,7 +50,7 @@ def test_nothing_is_left_however_far_behind_the_removal_is(
         barrier.execute_barrier()
 
     barrier.close()
-    assert job.stored == [f"barrier/{job.prefix}/generations"]
+    assert job.stored == [f"barrier//{job.prefix}/generations"]
 
 
 def test_rounds_that_pass_although_they_are_interrupted_leave_nothing_either(
@@ -80,7 +80,7 @@ def test_nothing_is_left_after_failures(job: LocalJob) -> None:
         ranks = Ranks(*[lambda b=b: b.execute_barrier(tag=str(b.round)) for b in barriers])
         assert ranks.verdict().round == 2
         job.close()
-        assert job.stored == [f"barrier/{job.prefix}/generations"]
+        assert job.stored == [f"barrier//{job.prefix}/generations"]
 
 
 def test_a_generation_that_was_never_closed_is_removed_by_the_next_but_one(job: LocalJob) -> None:
@@ -88,7 +88,7 @@ def test_a_generation_that_was_never_closed_is_removed_by_the_next_but_one(job: 
         barriers = job.barriers(2, generation=str(number))
         arriving(*barriers).pass_()
         barriers[0].abort("as if it were killed")
-        generations = {key.split("/")[2] for key in job.stored} - {"generations"}
+        generations = {key.split("/")[3] for key in job.stored} - {"generations"}
         assert len(generations) == min(number + 1, 2)
 
 
