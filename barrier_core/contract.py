@@ -177,7 +177,8 @@ class Barrier(abc.ABC):
             try:
                 self._wait(number, timeout_secs, tag)
             except BarrierError as error:
-                self._finish(number, tag, error, 0.0)
+                if self.round < number:  # not ended yet: a signal handler may have raised this
+                    self._finish(number, tag, error, 0.0)
                 raise
             if observed:
                 self._finish(number, tag, None, time.monotonic() - started)

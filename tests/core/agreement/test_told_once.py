@@ -6,7 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from barrier_core import Barrier, BarrierFailedError, RankConflictError, hookimpl
+from barrier_core import (
+    Barrier,
+    BarrierFailedError,
+    BarrierUsageError,
+    RankConflictError,
+    hookimpl,
+)
 from barrier_core.agreement.barrier import StoreBarrier
 from barrier_core.testing.conformance.rank_side import Recorder
 from tests.support.injected_stores import InjectedAccess, StoreCall
@@ -24,12 +30,13 @@ class InterruptingAccess(InjectedAccess):
     """The culprit's store, whose calls a signal handler interrupts if the test wants it so."""
 
     interrupts: str = ""
+    interrupt: BaseException = Interrupted("stop")
     """The name of the call."""
 
     def after(self, call: StoreCall) -> None:
         if call.name == self.interrupts:
             self.interrupts = ""
-            raise Interrupted("stop")
+            raise self.interrupt
 
 
 class Trio:
@@ -120,6 +127,13 @@ def be_interrupted_while_arriving(trio: Trio) -> None:
         trio.culprit.execute_barrier()
 
 
+def be_interrupted_by_an_error_of_ours(trio: Trio) -> None:
+    trio.store.interrupts = "wait"
+    trio.store.interrupt = BarrierUsageError("a signal handler has used the barrier")
+    with pytest.raises(BarrierUsageError):
+        trio.culprit.execute_barrier()
+
+
 class AbortingObserver:
     """An observer that stops the job."""
 
@@ -172,6 +186,7 @@ WAYS_TO_BREAK = [
     be_joined_by_a_stranger,
     be_interrupted_while_waiting,
     be_interrupted_while_arriving,
+    be_interrupted_by_an_error_of_ours,
     be_aborted_by_an_observer_on_entry,
     be_aborted_by_an_observer_on_exit,
     be_aborted_by_an_observer_of_the_failure,
