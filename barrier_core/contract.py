@@ -177,8 +177,7 @@ class Barrier(abc.ABC):
             try:
                 self._wait(number, timeout_secs, tag)
             except BarrierError as error:
-                if self.round < number:  # not ended yet: a signal handler may have raised this
-                    self._finish(number, tag, error, 0.0)
+                self._finish(number, tag, error, 0.0)
                 raise
             if observed:
                 self._finish(number, tag, None, time.monotonic() - started)
@@ -204,6 +203,8 @@ class Barrier(abc.ABC):
             error: Why it is broken; None if it has passed. Without a verdict, the barrier goes on.
             waited_secs: How long, in seconds, this rank has waited in a round that has passed.
         """
+        if error is not None and number <= self.round:
+            return  # settled already: a signal handler has raised an error of ours
         if isinstance(error, BarrierFailedError):
             # First: should this be cut short, the next call must not go on to another round.
             self.failed = error
