@@ -23,6 +23,8 @@ class Joined(NamedTuple):
     client: StoreClient
     """The caller's connection."""
     me: Member
+    host: Member | None
+    """The record of rank 0, on the ranks whose store it hosts."""
     liveness_port: LivenessPort | None
 
 
@@ -32,11 +34,12 @@ class _Joining:
     def __init__(self, rank: int, prefix: str, generation: str, slot: Slot) -> None:
         self.rank = rank
         self.keys = Keys(prefix, f"{generation}.{slot.incarnation}")
+        self.host: Member | None = None
         self._slot = slot
 
     def wait_for_host(self, client: StoreClient, deadline: float) -> None:
         """See `store.Joining`."""
-        keys = wait_for_host(client, self.keys, deadline)
+        keys, self.host = wait_for_host(client, self.keys, deadline)
         if keys is not self.keys:
             self.keys = keys
             self._slot.move_to(keys.incarnation)
@@ -79,4 +82,4 @@ def join_barrier(
         undo.pop_all()
     # Joining may be slow, as thousands of ranks may do it at once; a round may not.
     client.answer_secs = ANSWER_SECS
-    return Joined(slot, joining.keys, client, me, port)
+    return Joined(slot, joining.keys, client, me, joining.host, port)

@@ -56,6 +56,9 @@ from barrier_core.verdict import RankStatus, Verdict
 
 _LOOK_NOW_SECS = 1.0
 """How long, in seconds, a deadline may be overdrawn to see whether progress extends it."""
+_STORE_SILENT_SECS = 0.5
+"""How long the store may not have answered the watcher, in seconds, when a report is due that much:
+then the waiting thread reports, since the watcher waits for the store's answer."""
 _STAGGER_ABOVE = 32  # ranks
 _STAGGER_SECS = 0.004  # per rank
 _MAX_STAGGER_SECS = 2.0
@@ -228,7 +231,15 @@ class Rounds:
         # A brief wait may have used up the wake that came with it.
         if self._slow is not None and next_reason(self._mailbox, self._slow.number) is not None:
             return False
-        return self.client.wait(max(self._deadline - time.monotonic(), 0.0))
+        end = self._deadline
+        if self._slow is not None:
+            silent_secs = self._watcher.silent_secs()
+            if silent_secs >= _STORE_SILENT_SECS:
+                self._slow.report_due(self._report_silence, _STORE_SILENT_SECS)
+            for after in self._slow.report_after:
+                next_report = self._started + after + _STORE_SILENT_SECS
+                end = min(end, max(next_report, time.monotonic() + _STORE_SILENT_SECS))
+        return self.client.wait(max(end - time.monotonic(), 0.0))
 
     def next_reason(self, number: int) -> Reason | None:
         """Return the first reason in the mailbox, or that the time is up; None if it goes on."""
@@ -248,7 +259,9 @@ class Rounds:
         return Round(number, series, self._keys, self._rank)
 
     def _loss(self, error: StoreLostError) -> str:
-        return f"the {self._store_name} failed: {error}"
+        host = self._failure_detector.store_host(None)
+        hosted = "" if host is None else f"; the store is hosted by {host}"
+        return f"the {self._store_name} failed: {error}{hosted}"
 
     def _go_slowly(
         self, steps: Callable[[Round], Steps[Verdict | None]], number: int, timeout_secs: float
@@ -262,7 +275,9 @@ class Rounds:
             log=series.keys(number).log,
             started=self._started,
             report=self._report,
-            report_after=(self._barrier.warn_after_secs if listened else None) or math.inf,
+            report_after=[self._barrier.warn_after_secs]
+            if listened and self._barrier.warn_after_secs
+            else [],
         )
         self._limit_secs = timeout_secs
         self._deadline = self._started + timeout_secs + self._stagger_secs
@@ -297,3 +312,23 @@ class Rounds:
             missing=slow.missing,
             reporter=slow.arrived[:1] == [self._rank],
         )
+
+    def _report_silence(self, slow: SlowRound, waited_secs: float) -> None:
+        """Tell the observers that the store does not answer, by naming the rank that hosts it.
+
+        Each rank does: none knows what the others see. Runs on the waiting thread.
+        """
+        host = self._failure_detector.store_host(self._watcher.silent_secs())
+        missing = [status for status in slow.missing if host is None or status.rank != host.rank]
+        if host is not None:
+            missing.insert(0, host)
+        if missing:
+            notify(
+                "barrier_waiting",
+                barrier=self._barrier,
+                round=slow.number,
+                tag=slow.tag,
+                waited_secs=waited_secs,
+                missing=tuple(missing),
+                reporter=host is not None or slow.arrived[:1] == [self._rank],
+            )
