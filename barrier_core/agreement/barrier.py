@@ -94,10 +94,12 @@ class StoreBarrier(Barrier):
         self._store = store
         self._linger_secs = check_seconds("linger_secs", linger_secs, zero=True)
         self._owner = Owner()
-        self._slot, self._keys, self._client, me, self._liveness_port, job = join_barrier(
+        self._slot, self._keys, self._client, me, host, self._liveness_port, job = join_barrier(
             store, self.rank_info, job_id, barrier_prefix, generation, bool(heartbeat_secs)
         )
-        self._failure_detector = FailureDetector(self._keys, me, heartbeat_secs)
+        self._failure_detector = FailureDetector(
+            self._keys, me, heartbeat_secs, global_world_size, self._liveness_port, host
+        )
         self._watcher = Watcher(
             store.connect,
             self._keys,
@@ -211,6 +213,8 @@ class StoreBarrier(Barrier):
                     remove_all(self._client, self._keys)
         self._client.close()
         if self._liveness_port is not None:
+            if self._owner.is_this_process():
+                self._liveness_port.say_farewell()
             self._liveness_port.close()
         self._slot.give_back()
         self._store.close()

@@ -23,6 +23,8 @@ class Joined(NamedTuple):
     client: StoreClient
     """The caller's connection."""
     me: Member
+    host: Member | None
+    """The record of rank 0, on the ranks whose store it hosts."""
     liveness_port: LivenessPort | None
     job: bytes
     """The job's record in the store."""
@@ -34,11 +36,12 @@ class _Joining:
     def __init__(self, rank: int, keys: Keys, slot: Slot) -> None:
         self.rank = rank
         self.keys = keys
+        self.host: Member | None = None
         self._slot = slot
 
     def wait_for_host(self, client: StoreClient, deadline: float) -> None:
         """See `store.Joining`."""
-        keys = wait_for_host(client, self.keys, deadline)
+        keys, self.host = wait_for_host(client, self.keys, deadline)
         if keys is not self.keys:
             self.keys = keys
             self._slot.move_to(keys.incarnation)
@@ -91,4 +94,4 @@ def join_barrier(
     # Joining may be slow, as thousands of ranks may do it at once; a round may not.
     client.answer_secs = ANSWER_SECS
     client.incarnation = (joining.keys.job, job)
-    return Joined(slot, joining.keys, client, me, port, job)
+    return Joined(slot, joining.keys, client, me, joining.host, port, job)

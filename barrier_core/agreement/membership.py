@@ -40,6 +40,8 @@ class Member(msgspec.Struct, frozen=True):
     machine: str
     liveness_port: tuple[str, int] | None
     """Address and port that are open while the process lives, where it has one."""
+    token: str = ""
+    """What the process says to whoever connects there; see `links`."""
 
     def is_same_process(self, other: Member) -> bool:
         """Whether both records are of one process."""
@@ -56,6 +58,7 @@ class Member(msgspec.Struct, frozen=True):
             started=start_time(pid),
             machine=machine_id(),
             liveness_port=liveness_port.endpoint if liveness_port else None,
+            token=liveness_port.token if liveness_port else "",
         )
 
 
@@ -64,7 +67,7 @@ decode_job_description = msgspec.json.Decoder(JobDescription).decode
 decode_member = msgspec.json.Decoder(Member).decode
 
 
-def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> Keys:
+def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> tuple[Keys, Member]:
     """Return once rank 0 is a member, where it hosts the store; for the ranks that it serves.
 
     A server that answers need not be the one to stay in: the barrier before, or the job before,
@@ -91,7 +94,7 @@ def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> Keys:
     while True:
         host, known, hosted_for = client.read([keys.member(0), keys.generations, HOSTED_FOR])
         if host is not None:
-            return keys
+            return keys, decode_member(host)
         names = (known or b"").decode().split()
         last = keys.of_generation(names[-1]) if names else keys
         if last.is_after(keys):

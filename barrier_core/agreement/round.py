@@ -57,6 +57,9 @@ from barrier_core.verdict import RankStatus, Verdict
 
 _LOOK_NOW_SECS = 1.0
 """How long, in seconds, a deadline may be overdrawn to see whether progress extends it."""
+_STORE_SILENT_SECS = 0.5
+"""How long the store may not have answered the watcher, in seconds, when a report is due that much:
+then the waiting thread reports, since the watcher waits for the store's answer."""
 _STAGGER_ABOVE = 32  # ranks
 _STAGGER_SECS = 0.004  # per rank
 _MAX_STAGGER_SECS = 2.0
@@ -232,8 +235,16 @@ class Rounds:
         # A brief wait may have used up the wake that came with it.
         if self._slow is not None and next_reason(self._mailbox, self._slow.number) is not None:
             return False
-        left = self._deadline - time.monotonic()
-        return self.client.wait(min(max(left, 0.0), LONGEST_WAIT_SECS))
+        end = self._deadline
+        if self._slow is not None:
+            silent_secs = self._watcher.silent_secs()
+            if silent_secs >= _STORE_SILENT_SECS:
+                self._slow.report_due(self._report_silence, _STORE_SILENT_SECS)
+            for after in self._slow.report_after:
+                next_report = self._started + after + _STORE_SILENT_SECS
+                end = min(end, max(next_report, time.monotonic() + _STORE_SILENT_SECS))
+        left = max(end - time.monotonic(), 0.0)
+        return self.client.wait(min(left, LONGEST_WAIT_SECS))
 
     def next_reason(self, number: int) -> Reason | None:
         """Return the first reason in the mailbox, or that the time is up; None if it goes on."""
@@ -251,7 +262,9 @@ class Rounds:
 
     def _note_loss(self, number: int, series: Series, error: StoreLostError) -> Verdict:
         """Return the verdict of a rank that has lost the store, and have the others told."""
-        verdict = lost(self._round(number, series), str(error))
+        host = self._failure_detector.store_host(None)
+        hosted = "" if host is None else f"; the store is hosted by {host}"
+        verdict = lost(self._round(number, series), f"{error}{hosted}")
         self._watcher.tell(Break("abort", self._rank, f"it has given up: {verdict.reason}"))
         return verdict
 
@@ -270,7 +283,9 @@ class Rounds:
             log=series.keys(number).log,
             started=self._started,
             report=self._report,
-            report_after=(self._barrier.warn_after_secs if listened else None) or math.inf,
+            report_after=[self._barrier.warn_after_secs]
+            if listened and self._barrier.warn_after_secs
+            else [],
         )
         self._limit_secs = timeout_secs
         self._deadline = self._started + timeout_secs + self._stagger_secs
@@ -305,3 +320,23 @@ class Rounds:
             missing=slow.missing,
             reporter=slow.arrived[:1] == [self._rank],
         )
+
+    def _report_silence(self, slow: SlowRound, waited_secs: float) -> None:
+        """Tell the observers that the store does not answer, by naming the rank that hosts it.
+
+        Each rank does: none knows what the others see. Runs on the waiting thread.
+        """
+        host = self._failure_detector.store_host(self._watcher.silent_secs())
+        missing = [status for status in slow.missing if host is None or status.rank != host.rank]
+        if host is not None:
+            missing.insert(0, host)
+        if missing:
+            notify(
+                "barrier_waiting",
+                barrier=self._barrier,
+                round=slow.number,
+                tag=slow.tag,
+                waited_secs=waited_secs,
+                missing=tuple(missing),
+                reporter=host is not None or slow.arrived[:1] == [self._rank],
+            )

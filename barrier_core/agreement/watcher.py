@@ -58,8 +58,9 @@ class SlowRound:
     """Monotonic time in seconds, of this process."""
     report: Callable[[SlowRound, float], None]
     """Tells the observers who is missing, after this many seconds."""
-    report_after: float
-    """Seconds from the start until the next report; infinite when nobody listens."""
+    report_after: list[float]
+    """Seconds from the start until the next report; empty when nobody listens, and while the thread
+    reports that has taken it out: one of the two that may."""
     missing: tuple[RankStatus, ...] = ()
     looked_at: float = 0.0
     """Monotonic time, in seconds, at which `missing` was true."""
@@ -69,6 +70,23 @@ class SlowRound:
     """Ranks in the order of their arrival, when last looked."""
     has_evidence: bool = False
     """Whether a reason to end the round has been posted; the watcher then looks no more."""
+
+    def report_due(self, report: Callable[[SlowRound, float], None], overdue_secs: float) -> None:
+        """Report if it is time.
+
+        Args:
+            report: Tells the observers who is missing, after this many seconds.
+            overdue_secs: By how many seconds the time must have passed.
+        """
+        waited = time.monotonic() - self.started
+        for after in self.report_after[:1]:
+            if waited >= after + overdue_secs:
+                try:
+                    self.report_after.remove(after)
+                except ValueError:
+                    return  # the other thread has just begun
+                report(self, waited)
+                self.report_after.append(after * 2)
 
 
 class Watcher:
@@ -117,13 +135,18 @@ class Watcher:
         self._beats = 0
         self._next_beat = 0.0
         self._next_look = 0.0
+        self._asking_since: float | None = None
+        """Monotonic time, in seconds, of the first question that the store has not answered."""
         self._has_posted = False
         """Whether a reason that ends the barrier's life has been posted between rounds."""
         self._untold: Break | None = None
         """What the others are to be told as soon as the store can be reached."""
         self._failures = 0
         """Attempts in a row in which the store was not reached."""
-        self._wake_up = WakeUp()
+        # The port's wait sees to its connections, too: a death ends it at once.
+        self._wake_up = liveness_port or WakeUp()
+        self._deaths = 0
+        """How many deaths had been heard of at the last look."""
         self._stopping = False
         self._thread: threading.Thread | None = None
         """Set by itself, once it runs."""
@@ -154,6 +177,11 @@ class Watcher:
         self._wake_up.call()
         if not slow.has_evidence:
             slow.looked.wait(timeout_secs)
+
+    def silent_secs(self) -> float:
+        """Return for how long the store has not answered this thread, in seconds."""
+        since = self._asking_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def report_progress(self, progress: str) -> None:
         """Send progress on, at most every half second: a loop may report each item it handles."""
@@ -217,6 +245,8 @@ class Watcher:
         self._close_connection()
 
     def _turn(self) -> None:
+        if self._asking_since is None:
+            self._asking_since = time.monotonic()
         if self._client is None:
             self._client = self._connect()
         self._tell_others(self._client)
@@ -225,8 +255,11 @@ class Watcher:
             del self._outdated[0]
         self._beat(self._client)
         slow = self._slow
+        if slow is None and self._liveness_port is not None:
+            self._liveness_port.forget_asked()
         if slow is not None and not slow.has_evidence:
             self._look_after(self._client, slow)
+        self._asking_since = None
 
     def _tell_others(self, client: StoreClient) -> None:
         if self._untold is not None:
@@ -262,8 +295,7 @@ class Watcher:
         client.write(self._keys.heartbeat(self._rank), msgspec.json.encode(heartbeat))
         if due:
             self._next_beat = now + self._heartbeat_secs
-            if self._liveness_port is not None:
-                self._liveness_port.drain()
+            self._failure_detector.keep_watch(client)
             reason = None if self._has_posted else self._ask(client, None)
             if reason is not None:
                 self._has_posted = True
@@ -285,8 +317,9 @@ class Watcher:
         reason = self._ask(client, slow.number)
         about = None
         now = time.monotonic()
-        waited = now - slow.started
-        reports = waited >= slow.report_after
+        reports = any(now - slow.started >= after for after in slow.report_after)
+        if self._liveness_port is not None and self._liveness_port.deaths > self._deaths:
+            self._deaths, self._next_look = self._liveness_port.deaths, 0.0
         if reason is None and (now >= self._next_look or reports):
             reason, about = self._look(client, slow), slow.number
             self._next_look = time.monotonic() + self._look_again_after(slow)
@@ -296,8 +329,7 @@ class Watcher:
             slow.looked.set()
             self._post(Posted(reason, about))
         elif reports:
-            slow.report_after *= 2
-            slow.report(slow, waited)
+            slow.report_due(slow.report, 0.0)
 
     def _look_again_after(self, slow: SlowRound) -> float:
         """Return the seconds until this rank's next look: all together cost the store O(N)."""
@@ -314,7 +346,8 @@ class Watcher:
         if reason is not None or self._rank not in slow.arrived:
             return reason
         missing = set(range(self._world_size)).difference(slow.arrived)
-        slow.missing = self._failure_detector.examine(client, missing)
+        is_monitor = self._rank in slow.arrived[:_MONITORS]
+        slow.missing = self._failure_detector.examine(client, missing, asks=is_monitor)
         slow.looked_at = time.monotonic()
         dead = [status.rank for status in slow.missing if status.state == "dead"]
         return evidence_in_log(log, self._rank, self._world_size, slow.number, dead)
