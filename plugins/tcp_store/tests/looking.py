@@ -21,7 +21,7 @@ SOON_SECS = 20.0
 
 def keys_of(job: Job) -> Keys:
     """Where the job's first barrier in its generation keeps its state."""
-    return Keys(job.prefix, f"{job.generation}.0")
+    return Keys(job.prefix, f"{job.generation}.0", job.options.get("job_id", ""))
 
 
 def client_of(job: Job) -> TCPStoreClient:

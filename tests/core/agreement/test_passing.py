@@ -64,6 +64,20 @@ def test_barriers_whose_names_and_numbers_look_alike_never_meet(job: LocalJob) -
         alike.execute_barrier()
 
 
+def test_jobs_with_different_ids_never_meet(job: LocalJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BARRIER_JOB_ID", "one")
+    one = job.barriers(2)
+    other = job.barriers(2, job_id="other")  # the option beats the environment
+    without = job.barriers(2, job_id="")
+
+    ranks = Ranks(*[lambda b=b: b.execute_barrier(tag=b.job_id) for b in (one[0], other[1])])
+    for _ in range(11):
+        arriving(*without, tag="without").pass_()
+    arriving(one[1], tag="one").pass_()
+    arriving(other[0], tag="other").pass_()
+    ranks.pass_()
+
+
 ROUNDS = st.tuples(
     st.text(max_size=4),
     st.sampled_from(["0", "0.1", "1/2"]),
