@@ -20,7 +20,6 @@ from barrier_core.agreement.watcher import Watcher
 from barrier_core.contract import Barrier, Capability
 from barrier_core.errors import failure
 from barrier_core.options import DEFAULT_LINGER_SECS, check_name, check_seconds
-from barrier_core.this_process import Owner
 
 _ABORT_PATIENCE_SECS = 1.0
 """How long `abort` waits for the thread that is in a round to end it."""
@@ -88,7 +87,6 @@ class StoreBarrier(Barrier):
         self.barrier_prefix, self.generation = barrier_prefix, generation
         self._store = store
         self._linger_secs = linger_secs
-        self._owner = Owner()
         self._slot, self._keys, self._client, me, self._liveness_port = join_barrier(
             store, self.rank_info, barrier_prefix, generation, bool(heartbeat_secs)
         )
@@ -186,10 +184,8 @@ class StoreBarrier(Barrier):
 
     def _close(self) -> None:
         self._watcher.stop(_STOP_SECS)
-        # A forked child holds copies of the sockets, but leaving is the parent's; and a store that
-        # is lost would only hold up the exit.
-        lost = self.failed is not None and self.failed.verdict.kind == "store"
-        if self._owner.is_this_process() and not lost:
+        # A store that is lost would only hold up the exit.
+        if self.failed is None or self.failed.verdict.kind != "store":
             with suppress(StoreLostError):
                 all_have_left = leave(
                     self._client,

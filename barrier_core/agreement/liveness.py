@@ -16,7 +16,7 @@ from errno import ECONNREFUSED
 from pathlib import Path
 from typing import Literal
 
-from barrier_core.this_process import boot_id, host_name, namespace_id
+from barrier_core.this_process import after_fork, boot_id, host_name, namespace_id
 
 Answer = Literal["accepts", "refuses", "silent"]
 
@@ -72,6 +72,7 @@ class LivenessPort:
     def __init__(self, address: str) -> None:
         self._server = socket.create_server((address, 0), family=_family(address), backlog=64)
         self._server.setblocking(False)
+        after_fork(self.close)  # a child that lives on must not keep it open
         self.endpoint: tuple[str, int] = (address, self._server.getsockname()[1])
         """Address and port."""
 

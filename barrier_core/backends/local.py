@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from barrier_core.agreement.barrier import StoreBarrier
 from barrier_core.agreement.round_log import passed
-from barrier_core.agreement.store import StoreAccess, StoreClient
+from barrier_core.agreement.store import StoreAccess, StoreClient, StoreLostError
 from barrier_core.contract import Capability
 from barrier_core.options import (
     DEFAULT_TIMEOUT_SECS,
@@ -24,6 +24,7 @@ from barrier_core.options import (
     TimeoutSecs,
     WarnAfterSecs,
 )
+from barrier_core.this_process import after_fork
 
 
 class LocalStore:
@@ -35,6 +36,16 @@ class LocalStore:
         # raises would leave it taken. Reentrant, for a handler that goes through a barrier.
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
+        after_fork(self.empty_in_child)
+
+    def empty_in_child(self) -> None:
+        """In a forked child: start afresh, as the other ranks' threads are not there."""
+        if not self.lock.acquire(blocking=False):  # one of those threads has it
+            self.lock._at_fork_reinit()  # type: ignore[attr-defined]
+            self.lock.acquire()
+        self.values.clear()
+        self.changed.notify_all()
+        self.lock.release()
 
 
 class LocalClient(StoreClient):
@@ -43,6 +54,7 @@ class LocalClient(StoreClient):
     def __init__(self, store: LocalStore) -> None:
         super().__init__()
         self._store = store
+        self._is_closed = False
 
     def append(self, key: str, record: bytes) -> None:
         """See `StoreClient`."""
@@ -73,6 +85,8 @@ class LocalClient(StoreClient):
 
     def close(self) -> None:
         """See `StoreClient`."""
+        self._is_closed = True
+        self.wake()
 
     def wait(self, timeout_secs: float) -> bool:
         """See `StoreClient`."""
@@ -84,6 +98,8 @@ class LocalClient(StoreClient):
         with self._store.lock:
             self._store.changed.wait_for(lambda: released() or self._wake_up.called(), timeout_secs)
             self._wake_up.clear()
+            if self._is_closed:  # in a child that was forked meanwhile
+                raise StoreLostError("the connection is closed")
             return released()
 
     def wake(self) -> None:
