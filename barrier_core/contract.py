@@ -27,6 +27,7 @@ from barrier_core.options import (
     check_name,
     check_seconds,
 )
+from barrier_core.turn import Turn
 from barrier_core.verdict import describe_round
 
 _B = TypeVar("_B", bound="Barrier")
@@ -118,11 +119,7 @@ class Barrier(abc.ABC):
         self.closed = False
         self.failed: BarrierFailedError | None = None
         """Set once a round has failed: the barrier is broken from then on."""
-        # The right to be in a round: `del` takes it, `append` gives it back, and both are atomic.
-        # Why this is safe: only who has it ends a round, so a second thread can neither arrive
-        # twice nor skip a round. Why it is no lock: Python runs signal handlers when a call
-        # returns, and one that raises as `acquire` does would leave the lock taken for ever.
-        self._turn: list[None] = [None]
+        self._turn = Turn()
         self._turn_thread: int | None = None
         """The thread that has the turn."""
         self._mailbox: list[Any] = []
@@ -145,7 +142,8 @@ class Barrier(abc.ABC):
             BarrierTimeoutError: The hard limit of some rank passed first.
             BrokenBarrierError: A rank aborted, died, came with another tag or does not belong here.
             BarrierConnectionError: The store was lost.
-            BarrierUsageError: The barrier is closed, or another thread of this rank is in it.
+            BarrierUsageError: The barrier is closed, another thread of this rank is in it, or this
+                is a forked child of the process that made it.
             BarrierConfigError: ``timeout_secs`` is no positive number, or the tag is longer than
                 500 bytes.
         """
@@ -174,9 +172,11 @@ class Barrier(abc.ABC):
             started = time.monotonic() if observed else 0.0
             if observed:
                 notify("barrier_enter", barrier=self, round=number, tag=tag)
+                self._turn.require_own(self.barrier_type)
             try:
                 self._wait(number, timeout_secs, tag)
             except BarrierError as error:
+                self._turn.require_own(self.barrier_type)
                 self._finish(number, tag, error, 0.0)
                 raise
             if observed:
@@ -203,6 +203,8 @@ class Barrier(abc.ABC):
             error: Why it is broken; None if it has passed. Without a verdict, the barrier goes on.
             waited_secs: How long, in seconds, this rank has waited in a round that has passed.
         """
+        if not self._turn.is_own:  # a child that was forked in the round
+            return
         if error is not None and number <= self.round:
             return  # settled already: a signal handler has raised an error of ours
         if isinstance(error, BarrierFailedError):
@@ -251,13 +253,14 @@ class Barrier(abc.ABC):
         other ranks raise at once with this rank's reason, and lets the exception go on.
 
         Raises:
-            BarrierUsageError: The backend cannot abort.
+            BarrierUsageError: The backend cannot abort, or this is a forked child.
         """
         self._require(Capability.ABORT, "phase() must be able to abort")
+        self._turn.require_own(self.barrier_type)
         try:
             yield
         except BaseException as error:
-            if not self.closed:
+            if not self.closed and self._turn.is_own:
                 self.abort(f"{describe_exception(error)} in phase {tag!r}")
             raise
         self.execute_barrier(timeout_secs, tag)
@@ -271,7 +274,7 @@ class Barrier(abc.ABC):
             reason: What the other ranks are told, beside this rank's name.
 
         Raises:
-            BarrierUsageError: The backend cannot abort, or the barrier is closed.
+            BarrierUsageError: The backend cannot, the barrier is closed, or this is a forked child.
         """
         self._require(Capability.ABORT, "abort()")
         self._require_open()
@@ -282,7 +285,7 @@ class Barrier(abc.ABC):
         """Say how far this rank is: what the others are told when it is the late one.
 
         Raises:
-            BarrierUsageError: The backend cannot pass it on, or the barrier is closed.
+            BarrierUsageError: The backend cannot, the barrier is closed, or this is a forked child.
         """
         self._require(Capability.PROGRESS, "report_progress()")
         self._require_open()
@@ -291,9 +294,13 @@ class Barrier(abc.ABC):
     def close(self) -> None:
         """Leave for good and release everything. A second call does nothing.
 
+        In a forked child it closes the child's copy alone, and the parent's barrier goes on.
+
         Raises:
             BarrierUsageError: Another thread of this rank is still in the barrier.
         """
+        if not self._turn.is_own:
+            self.closed = True
         if self.closed:
             return
         thread = get_ident()
@@ -353,8 +360,9 @@ class Barrier(abc.ABC):
         """Take the turn once it is free, where somebody has it for the mailbox only.
 
         Raises:
-            BarrierUsageError: Another thread is in a round, or this one is.
+            BarrierUsageError: Another thread is in a round, or this one; or this is a forked child.
         """
+        self._turn.require_own(self.barrier_type)
         while True:
             others_settle = self._others_settle()
             try:
@@ -376,6 +384,7 @@ class Barrier(abc.ABC):
         return bool(self._settlers) and get_ident() not in self._settlers
 
     def _require_open(self) -> None:
+        self._turn.require_own(self.barrier_type)
         if self.closed:
             raise BarrierUsageError(
                 f"this {self.barrier_type} barrier is closed; create a new one to go on"

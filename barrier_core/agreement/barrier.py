@@ -21,7 +21,6 @@ from barrier_core.contract import Barrier, Capability
 from barrier_core.errors import failure
 from barrier_core.launcher import job_id_from_environment
 from barrier_core.options import DEFAULT_LINGER_SECS, check_name, check_seconds
-from barrier_core.this_process import Owner
 
 _ABORT_PATIENCE_SECS = 1.0
 """How long `abort` waits for the thread that is in a round to end it."""
@@ -93,7 +92,6 @@ class StoreBarrier(Barrier):
         self.barrier_prefix, self.generation, self.job_id = barrier_prefix, generation, job_id
         self._store = store
         self._linger_secs = check_seconds("linger_secs", linger_secs, zero=True)
-        self._owner = Owner()
         self._slot, self._keys, self._client, me, host, self._liveness_port, job = join_barrier(
             store, self.rank_info, job_id, barrier_prefix, generation, bool(heartbeat_secs)
         )
@@ -195,10 +193,8 @@ class StoreBarrier(Barrier):
 
     def _close(self) -> None:
         self._watcher.stop(_STOP_SECS)
-        # A forked child holds copies of the sockets, but leaving is the parent's; and a store that
-        # is lost would only hold up the exit.
-        lost = self.failed is not None and self.failed.verdict.kind == "store"
-        if self._owner.is_this_process() and not lost:
+        # A store that is lost would only hold up the exit.
+        if self.failed is None or self.failed.verdict.kind != "store":
             with suppress(StoreLostError):
                 all_have_left = leave(
                     self._client,
@@ -213,8 +209,7 @@ class StoreBarrier(Barrier):
                     remove_all(self._client, self._keys)
         self._client.close()
         if self._liveness_port is not None:
-            if self._owner.is_this_process():
-                self._liveness_port.say_farewell()
+            self._liveness_port.say_farewell()
             self._liveness_port.close()
         self._slot.give_back()
         self._store.close()

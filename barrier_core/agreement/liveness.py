@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from barrier_core.agreement.links import Link, Seen, family
-from barrier_core.this_process import boot_id, host_name, namespace_id
+from barrier_core.this_process import after_fork, boot_id, host_name, namespace_id
 
 _BACKLOG = 4096
 """Connections that the kernel accepts for a rank that is stuck. Each other rank has at most two
@@ -98,6 +98,7 @@ class LivenessPort:
         """What the owner of the port says to whoever connects; in its member record as well."""
         self.deaths = 0
         """How many connections the other rank's kernel has closed."""
+        after_fork(self.close)  # a child that lives on must not keep it open
 
     @classmethod
     def open(cls, address: str | None) -> LivenessPort | None:

@@ -31,6 +31,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from typing import NoReturn, cast
 
 from barrier_core.agreement.cleanup import FinishedRounds
 from barrier_core.agreement.failure_detector import FailureDetector
@@ -53,6 +54,7 @@ from barrier_core.contract import Barrier
 from barrier_core.errors import BarrierError, describe_exception, failure
 from barrier_core.hooks import notify, plugin_manager
 from barrier_core.options import LONGEST_WAIT_SECS
+from barrier_core.this_process import after_fork
 from barrier_core.verdict import RankStatus, Verdict
 
 _LOOK_NOW_SECS = 1.0
@@ -78,6 +80,13 @@ class Stage(Enum):
 
 # Looking a member up in its class costs more than all else that a stage does in a round.
 _OUTSIDE, _ENTERED, _ARRIVED = Stage
+
+
+class _ParentsClient:
+    """What a forked child has in place of its parent's client, which would act for the parent."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise StoreLostError("this is a forked child, and the connection is its parent's")
 
 
 class Rounds:
@@ -128,6 +137,9 @@ class Rounds:
         self._progress_extends_deadline = progress_extends_deadline
         self._rank = barrier.rank_info.global_rank
         self._world_size = barrier.rank_info.global_world_size
+        self._is_in_child = False
+        """Whether this is a forked child: see `_end_in_child`."""
+        after_fork(self._end_in_child)
         self._stage = _OUTSIDE
         self._started = 0.0
         """When the current round was entered, in monotonic seconds."""
@@ -177,6 +189,8 @@ class Rounds:
             self._stage = _OUTSIDE
             raise failure(self._note_loss(number, series, error)) from error
         except BaseException as interrupt:
+            if self._is_in_child:
+                raise
             # Ctrl-C, or whatever a signal handler raises: this rank leaves, so the round is broken.
             # By way of the mailbox: should this be interrupted as well, it is done again.
             why = Break("abort", self._rank, describe_exception(interrupt))
@@ -217,6 +231,11 @@ class Rounds:
             self._finished.add(number, series)
         waited_secs = time.monotonic() - self._started if current else 0.0
         self._finish(number, series.tag, error_of_round, waited_secs)
+
+    def _end_in_child(self) -> None:
+        """In a forked child: have a round end that this thread was in, at its next step."""
+        self._is_in_child = True
+        self.client = cast("StoreClient", _ParentsClient())
 
     def lose(self, error: StoreLostError) -> Verdict:
         """Note that the store was lost outside a round, which ends the next; return its verdict."""

@@ -16,6 +16,7 @@ from typing import Protocol
 from barrier_core.agreement.keys import Series
 from barrier_core.agreement.round_log import passed
 from barrier_core.agreement.wakeup import WakeUp
+from barrier_core.this_process import after_fork
 
 BRIEF_SECS = 0.25
 """How long `StoreClient.wait_briefly` waits."""
@@ -52,6 +53,7 @@ class StoreClient(abc.ABC):
     def __init__(self) -> None:
         self._wake_up = WakeUp()
         self._waits_for = ("", 0)
+        after_fork(self.close_in_child)
 
     @abc.abstractmethod
     def append(self, key: str, record: bytes) -> None:
@@ -76,6 +78,14 @@ class StoreClient(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Close the connection. Never raises."""
+
+    def close_in_child(self) -> None:
+        """In a forked child: close its copies of descriptors, and say nothing to the store.
+
+        The connection is the parent's: it must end with the parent, whatever the child does. By
+        default, this is `close`; where that tells the store something, override this.
+        """
+        self.close()
 
     def address(self) -> str | None:
         """Return this host's address as other ranks reach it; None where that is not known."""

@@ -26,6 +26,7 @@ from barrier_core.agreement.reasons import Posted, Reason
 from barrier_core.agreement.round_log import Break, decode_break, decode_verdict, parse
 from barrier_core.agreement.store import Connect, StoreClient, StoreLostError
 from barrier_core.agreement.wakeup import WakeUp
+from barrier_core.this_process import after_fork
 from barrier_core.verdict import RankStatus
 
 logger = logging.getLogger("barrier_core")
@@ -152,6 +153,7 @@ class Watcher:
         """Set by itself, once it runs."""
         self._vacancy: list[None] = [None]
         """The thread that takes it away is the watcher's."""
+        after_fork(self._end_in_child)
         if heartbeat_secs:
             # Now rather than on the thread: a new connection can hold up a store, and no rank is in
             # a round before all have got here.
@@ -211,6 +213,11 @@ class Watcher:
         self._wake_up.call()
         if self._thread is not None:
             self._thread.join(timeout_secs)
+
+    def _end_in_child(self) -> None:
+        # An observer may fork on the watcher's thread, which then runs in the child as well.
+        self._stopping = True
+        self._wake_up.call()
 
     def _start(self) -> None:
         # Why this is safe: two threads may start one at once, and a start that Ctrl-C has cut short

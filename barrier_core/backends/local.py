@@ -25,6 +25,7 @@ from barrier_core.options import (
     TimeoutSecs,
     WarnAfterSecs,
 )
+from barrier_core.this_process import after_fork
 
 
 class LocalStore:
@@ -36,6 +37,16 @@ class LocalStore:
         # raises would leave it taken. Reentrant, for a handler that goes through a barrier.
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
+        after_fork(self.empty_in_child)
+
+    def empty_in_child(self) -> None:
+        """In a forked child: start afresh, as the other ranks' threads are not there."""
+        if not self.lock.acquire(blocking=False):  # one of those threads has it
+            self.lock._at_fork_reinit()  # type: ignore[attr-defined]
+            self.lock.acquire()
+        self.values.clear()
+        self.changed.notify_all()
+        self.lock.release()
 
 
 class LocalClient(StoreClient):
@@ -44,6 +55,7 @@ class LocalClient(StoreClient):
     def __init__(self, store: LocalStore) -> None:
         super().__init__()
         self._store = store
+        self._is_closed = False
 
     def append(self, key: str, record: bytes) -> None:
         """See `StoreClient`."""
@@ -74,6 +86,8 @@ class LocalClient(StoreClient):
 
     def close(self) -> None:
         """See `StoreClient`."""
+        self._is_closed = True
+        self.wake()
 
     def wait(self, timeout_secs: float) -> bool:
         """See `StoreClient`."""
@@ -90,6 +104,8 @@ class LocalClient(StoreClient):
         with self._store.lock:
             self._store.changed.wait_for(lambda: released() or self._wake_up.called(), timeout_secs)
             self._wake_up.clear()
+            if self._is_closed:  # in a child that was forked meanwhile
+                raise StoreLostError("the connection is closed")
             if forgotten():
                 raise StoreLostError(FORGOTTEN)
             return released()

@@ -30,7 +30,7 @@ DISTRIBUTIONS = [pytest.param(package, id=package.name) for package in (CORE, *P
 FLOORS = (
     {"tags", "this_process", "verdict", "version"},
     {"errors"},
-    {"launcher", "options"},
+    {"launcher", "options", "turn"},
     {"hooks"},  # below the contract: every barrier tells the observers
     {"contract"},
     {"discovery"},

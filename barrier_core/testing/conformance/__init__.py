@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 
+from barrier_core.testing.conformance.forks import ForkTests
 from barrier_core.testing.conformance.members import MemberTests
 from barrier_core.testing.conformance.messages import MessageTests
 from barrier_core.testing.conformance.observers import ObserverTests
@@ -43,6 +44,7 @@ class BarrierContract(
     ObserverTests,
     UsageTests,
     StateTests,
+    ForkTests,
     MemberTests,
     MessageTests,
     VerdictTests,

@@ -81,7 +81,6 @@ class TCPStoreClient(StoreClient):
     def __init__(
         self, host: str, port: int, *, patience_secs: float = ANSWER_SECS, namespace: str = ""
     ) -> None:
-        super().__init__()
         self.answer_secs = patience_secs
         self._root = f"/{namespace}".encode()
         self._counted_in = False
@@ -102,6 +101,7 @@ class TCPStoreClient(StoreClient):
         self._answers_and_wakes = select.poll()
         self._answers_and_wakes.register(self._socket, select.POLLIN)
         self._answers_and_wakes.register(self._wake_reader, select.POLLIN)
+        super().__init__()  # now that all is there that `close_in_child` needs
         try:
             self._shake_hands()
         except StoreLostError as error:
