@@ -117,6 +117,22 @@ def test_check_under_slurm_says_who_came_last_how_often(config: Path) -> None:
     assert [(each.stdout, each.stderr) for each in others] == [("", "")] * 3
 
 
+def test_checks_that_run_at_once_do_not_meet() -> None:
+    command: list[str | Path] = [
+        BARRIER,
+        "check",
+        "-n",
+        "2",
+        "--type",
+        "tcp_store",
+        "--rounds",
+        "50",
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        checks = list(pool.map(lambda _: run(*command), range(2)))
+    assert [check.returncode for check in checks] == [0, 0], [check.stderr for check in checks]
+
+
 # --- barrier wait --------------------------------------------------------------------------------
 
 IMPATIENT = "timeout_barrier_init_secs=1"
