@@ -15,8 +15,10 @@ from barrier_core.errors import (
     BarrierError,
     BarrierFailedError,
     BarrierUsageError,
+    attempt,
     describe_exception,
     failure,
+    is_normal_end,
 )
 from barrier_core.hooks import notify, plugin_manager
 from barrier_core.launcher import RankInfo, generation_from_environment
@@ -58,7 +60,7 @@ class Capability(enum.Flag):
     PROGRESS = enum.auto()
     """``report_progress`` reaches the ranks that wait."""
     LIVENESS = enum.auto()
-    """A rank that dies breaks the round at once, and is reported dead."""
+    """A rank that dies, or closes its barrier, breaks the round at once, and is reported so."""
     GENERATIONS = enum.auto()
     """A restarted job never sees the state of the one before; conflicting ranks are refused."""
     BOUNDED_STATE = enum.auto()
@@ -314,12 +316,17 @@ class Barrier(abc.ABC):
         return self
 
     def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self.close()
+        if exc is None:
+            self.close()
+            return
+        # The others hear the exception, as with `phase`. It goes on, whatever happens here.
+        if Capability.ABORT in self.capabilities and not (self.closed or is_normal_end(exc)):
+            attempt(
+                f"abort {self.barrier_type} on the way out", self.abort, describe_exception(exc)
+            )
+        attempt(f"close {self.barrier_type} on the way out", self.close)
 
     @abc.abstractmethod
     def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
@@ -340,9 +347,8 @@ class Barrier(abc.ABC):
 
     def _report_progress(self, progress: str) -> None:
         """Pass progress on; called only where ``PROGRESS`` is declared, from any thread."""
-        raise NotImplementedError(
-            f"{type(self).__name__} declares PROGRESS but has no _report_progress"
-        )
+        name = type(self).__name__
+        raise NotImplementedError(f"{name} declares PROGRESS but has no _report_progress")
 
     def _close(self) -> None:  # noqa: B027 - a backend with nothing to release need not write it
         """Release what the backend holds; called once."""

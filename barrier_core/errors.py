@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Callable
 
 from barrier_core.verdict import Verdict
+
+logger = logging.getLogger("barrier_core")
 
 
 class BarrierError(Exception):
@@ -75,3 +79,18 @@ def failure(verdict: Verdict) -> BarrierFailedError:
 def describe_exception(error: BaseException) -> str:
     """Return what the other ranks are told of an exception: ``OSError: disk full``."""
     return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def is_normal_end(error: BaseException) -> bool:
+    """Whether a program that is left by this exception has done what it should."""
+    return isinstance(error, GeneratorExit) or (
+        isinstance(error, SystemExit) and error.code in (None, 0)
+    )
+
+
+def attempt(what: str, step: Callable[..., object], *args: object) -> None:
+    """Do something while an exception is on its way, which no other may replace."""
+    try:
+        step(*args)
+    except Exception:
+        logger.warning("could not %s", what, exc_info=True)

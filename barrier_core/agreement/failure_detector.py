@@ -129,7 +129,7 @@ class FailureDetector:
         answer: Answer | None,
     ) -> tuple[RankState, str | None]:
         if has_left:
-            return "dead", "has closed its barrier"
+            return "left", "has closed its barrier"
         if member.machine == self._me.machine:
             if not is_running(member.pid, member.started):
                 return "dead", "its process is gone"

@@ -282,8 +282,11 @@ class Watcher:
         missing = set(range(self._world_size)).difference(slow.arrived)
         slow.missing = self._failure_detector.examine(client, missing)
         slow.looked_at = time.monotonic()
-        dead = [status.rank for status in slow.missing if status.state == "dead"]
-        return evidence_in_log(log, self._rank, self._world_size, slow.number, dead)
+        dead, left = (
+            [status.rank for status in slow.missing if status.state == state]
+            for state in ("dead", "left")
+        )
+        return evidence_in_log(log, self._rank, self._world_size, slow.number, dead, left)
 
     def _close_connection(self) -> None:
         if self._client is not None:

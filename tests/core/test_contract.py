@@ -18,7 +18,7 @@ from barrier_core import (
     Capability,
     Verdict,
 )
-from barrier_core.errors import failure
+from barrier_core.errors import describe_exception, failure
 from tests.support.recording_backend import Recording, break_round, do_nothing
 
 
@@ -237,6 +237,62 @@ def test_aborting_a_broken_barrier_does_nothing(barrier: Recording) -> None:
 
 
 # --- capabilities --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("disk full on /ckpt"), KeyboardInterrupt(), SystemExit(1)]
+)
+def test_leaving_a_barrier_by_an_exception_aborts_closes_and_lets_it_go_on(
+    barrier: Recording, error: BaseException
+) -> None:
+    with pytest.raises(type(error)) as raised, barrier:
+        raise error
+
+    assert raised.value is error
+    assert barrier.asked == [("abort", describe_exception(error)), ("close",)]
+
+
+@pytest.mark.parametrize("error", [SystemExit(), SystemExit(0), GeneratorExit()])
+def test_a_program_that_ends_inside_a_barrier_only_closes_it(
+    barrier: Recording, error: BaseException
+) -> None:
+    with pytest.raises(type(error)), barrier:
+        raise error
+
+    assert barrier.asked == [("close",)]
+
+
+def test_leaving_a_barrier_that_cannot_abort_by_an_exception_closes_it() -> None:
+    barrier = Modest(0, 1)
+
+    with pytest.raises(OSError, match="disk full"), barrier:
+        raise OSError("disk full")
+
+    assert barrier.closed
+
+
+def test_what_goes_wrong_on_leaving_does_not_replace_the_exception(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(OSError, match="disk full"), Boastful(0, 1) as barrier:
+        raise OSError("disk full")
+
+    assert barrier.closed
+    assert "could not abort boastful on the way out" in caplog.text
+
+
+def test_nothing_is_told_of_an_exception_on_leaving_a_closed_or_broken_barrier() -> None:
+    closed, broken = Recording(), Recording()
+    broken.meanwhile = break_round(broken)
+
+    closed.close()
+    with pytest.raises(OSError, match="disk full"), closed:
+        raise OSError("disk full")
+    with pytest.raises(BarrierTimeoutError), broken:
+        broken.execute_barrier()
+
+    assert closed.asked == [("close",)]
+    assert broken.asked[1:] == [("close",)]
 
 
 def enter_phase(barrier: Barrier) -> None:

@@ -147,6 +147,22 @@ def test_an_observer_may_abort_on_the_very_thread_that_is_in_the_round(
     assert verdict.round == (1 if when == "barrier_enter" else 2)
 
 
+@EITHER_STORE
+def test_leaving_a_barrier_by_an_exception_tells_it_to_those_who_wait(
+    job: LocalJob, store: StoreAccess | None
+) -> None:
+    barriers = job.barriers(2, store)
+    ranks = arriving(barriers[0])
+    job.wait_until_arrived(0)
+
+    with pytest.raises(OSError, match="disk full"), barriers[1]:
+        raise OSError("disk full on /ckpt")
+
+    verdict = ranks.verdict()
+    assert (verdict.kind, verdict.rank) == ("abort", 1)
+    assert verdict.reason == "OSError: disk full on /ckpt"
+
+
 def abort(rank: int, barrier: Barrier) -> None:
     barrier.abort("preempted")
 
