@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from barrier_core.verdict import Verdict
 
+_LONGEST_TEXT = 4_000  # bytes; every rank reads it
+
 logger = logging.getLogger("barrier_core")
 
 
@@ -78,7 +80,19 @@ def failure(verdict: Verdict) -> BarrierFailedError:
 
 def describe_exception(error: BaseException) -> str:
     """Return what the other ranks are told of an exception: ``OSError: disk full``."""
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
+    return f"{type(error).__name__}: {as_text(error)}".removesuffix(": ")
+
+
+def as_text(said: object) -> str:
+    """Return what somebody has said as text that every store can hold, of at most 4,000 bytes."""
+    try:
+        text = str(said)
+    except Exception as error:
+        text = f"{type(said).__name__} (its text cannot be had: {type(error).__name__})"
+    data = text.encode(errors="backslashreplace")  # half a surrogate cannot be encoded
+    if len(data) > _LONGEST_TEXT:
+        data = data[: _LONGEST_TEXT - 3] + b"..."
+    return data.decode(errors="ignore")
 
 
 def is_normal_end(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -295,12 +296,54 @@ def test_nothing_is_told_of_an_exception_on_leaving_a_closed_or_broken_barrier()
     assert broken.asked[1:] == [("close",)]
 
 
+class UnspeakableError(Exception):
+    """An exception whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise OSError
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        (3, "3"),
+        (None, "None"),
+        ("a\udce9b", "a\\udce9b"),
+        ("é" * 5000, "é" * 1998 + "..."),
+        (UnspeakableError(), "UnspeakableError (its text cannot be had: OSError)"),
+    ],
+)
+def test_whatever_is_said_is_sent_as_text(barrier: Recording, said: Any, sent: str) -> None:
+    barrier.abort(said)
+    barrier.report_progress(said)
+
+    assert barrier.asked == [("abort", sent), ("progress", sent)]
+    if isinstance(said, str):
+        assert describe_exception(OSError(said)) == f"OSError: {sent}"
+
+
+def test_an_abort_that_cannot_be_told_does_not_replace_the_exception() -> None:
+    with pytest.raises(OSError, match="disk full"), Boastful(0, 1).phase("save"):
+        raise OSError("disk full")
+
+
+def test_an_abort_may_name_its_round(barrier: Recording) -> None:
+    barrier.execute_barrier()
+
+    assert not barrier.abort("too late", round=1)
+    with pytest.raises(BarrierUsageError, match="round=3: this rank comes to 2 next"):
+        barrier.abort("too early", round=3)
+    assert barrier.abort("disk full", round=2)
+
+    assert barrier.asked[1:] == [("abort", "disk full", 2)]
+
+
 def enter_phase(barrier: Barrier) -> None:
     with barrier.phase("save"):
         pytest.fail("a phase that cannot abort must not begin")
 
 
-NEEDS: dict[str, tuple[Callable[[Barrier], None], str]] = {
+NEEDS: dict[str, tuple[Callable[[Barrier], object], str]] = {
     "abort": (lambda barrier: barrier.abort("disk full"), "abort"),
     "phase": (enter_phase, "abort"),
     "report_progress": (lambda barrier: barrier.report_progress("1/2"), "progress"),
@@ -335,7 +378,7 @@ def test_capabilities_are_named_in_lower_case_in_the_order_of_their_class() -> N
 
 # --- closing -------------------------------------------------------------------------------------
 
-USES: dict[str, Callable[[Recording], None]] = {
+USES: dict[str, Callable[[Recording], object]] = {
     "execute_barrier": Recording.execute_barrier,
     "abort": lambda barrier: barrier.abort("disk full"),
     "report_progress": lambda barrier: barrier.report_progress("1/2"),
