@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from barrier_core.capability import Capability
 from barrier_core.config import BarrierConfig, create_barrier, create_barrier_from_config
-from barrier_core.contract import CONTRACT_VERSION, Barrier, Capability
+from barrier_core.contract import CONTRACT_VERSION, Barrier
 from barrier_core.discovery.registry import BARRIER_REGISTRY, register_barrier
 from barrier_core.discovery.registry import registry as _registry
 from barrier_core.errors import (

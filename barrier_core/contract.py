@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import enum
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +10,16 @@ from threading import get_ident
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
+from barrier_core.capability import Capability
 from barrier_core.errors import (
     BarrierError,
     BarrierFailedError,
     BarrierUsageError,
+    as_text,
+    attempt,
     describe_exception,
     failure,
+    is_normal_end,
 )
 from barrier_core.hooks import notify, plugin_manager
 from barrier_core.launcher import RankInfo, generation_from_environment
@@ -36,40 +39,6 @@ CONTRACT_VERSION = 2
 """Of what this module asks of a backend; raised when a backend for the one before cannot work."""
 
 _TURN_POLL_SECS = 0.002
-
-
-class Capability(enum.Flag):
-    """What a backend can do beyond letting no rank pass early.
-
-    What a backend declares, the conformance kit tests. What it does not declare, a caller gets a
-    `BarrierUsageError` for, never a silent no-op.
-    """
-
-    NONE = 0
-    TIMEOUT = enum.auto()
-    """``timeout_secs`` is honoured."""
-    NAMES = enum.auto()
-    """A failed round names the missing ranks on every rank."""
-    ONE_VERDICT = enum.auto()
-    """A round passes for all ranks or for none, and every rank raises the same verdict."""
-    ABORT = enum.auto()
-    """``abort`` and leaving ``phase`` by an exception reach every rank."""
-    TAGS = enum.auto()
-    """Ranks that come with different tags are told so instead of passing each other."""
-    PROGRESS = enum.auto()
-    """``report_progress`` reaches the ranks that wait."""
-    LIVENESS = enum.auto()
-    """A rank that dies breaks the round at once, and is reported dead."""
-    GENERATIONS = enum.auto()
-    """A restarted job never sees the state of the one before; conflicting ranks are refused."""
-    BOUNDED_STATE = enum.auto()
-    """The store holds a bounded number of keys however many rounds have run."""
-
-    @property
-    def names(self) -> list[str]:
-        """The declared capabilities in lower case, in the order of this class."""
-        # Python 3.10 counts NONE among the members, and everything contains it.
-        return [str(flag.name).lower() for flag in type(self) if flag and flag in self]
 
 
 class Barrier(abc.ABC):
@@ -261,25 +230,35 @@ class Barrier(abc.ABC):
             yield
         except BaseException as error:
             if not self.closed and self._turn.is_own:
-                self.abort(f"{describe_exception(error)} in phase {tag!r}")
+                why = f"{describe_exception(error)} in phase {tag!r}"
+                attempt(f"abort {self.barrier_type} on the way out of a phase", self.abort, why)
             raise
         self.execute_barrier(timeout_secs, tag)
 
-    def abort(self, reason: str) -> None:
+    def abort(self, reason: str, round: int | None = None) -> bool:
         """Break the current round, or the next, on every rank. Does nothing on a broken barrier.
 
         Any thread may call it, also while another one waits in ``execute_barrier``.
 
         Args:
-            reason: What the other ranks are told, beside this rank's name.
+            reason: What the others are told, beside this rank's name; cut to 4,000 bytes.
+            round: The only round to break. Nothing happens where it has ended.
+
+        Returns:
+            False where nothing has happened.
 
         Raises:
-            BarrierUsageError: The backend cannot, the barrier is closed, or this is a forked child.
+            BarrierUsageError: The backend cannot abort, the barrier is closed, this is a forked child,
+                or the round is neither the current one nor the next.
         """
         self._require(Capability.ABORT, "abort()")
         self._require_open()
-        if self.failed is None:
-            self._abort(reason)
+        if round is not None and round > self.round + 1:
+            raise BarrierUsageError(f"round={round}: this rank comes to {self.round + 1} next")
+        if self.failed is not None or (round is not None and round <= self.round):
+            return False
+        self._abort(as_text(reason), *([] if round is None else [round]))
+        return round is None or self.failed is not None or self.round < round
 
     def report_progress(self, progress: str) -> None:
         """Say how far this rank is: what the others are told when it is the late one.
@@ -289,7 +268,7 @@ class Barrier(abc.ABC):
         """
         self._require(Capability.PROGRESS, "report_progress()")
         self._require_open()
-        self._report_progress(progress)
+        self._report_progress(as_text(progress))
 
     def close(self) -> None:
         """Leave for good and release everything. A second call does nothing.
@@ -323,12 +302,17 @@ class Barrier(abc.ABC):
         return self
 
     def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self.close()
+        if exc is None:
+            self.close()
+            return
+        # The others hear the exception, as with `phase`. It goes on, whatever happens here.
+        if Capability.ABORT in self.capabilities and not (self.closed or is_normal_end(exc)):
+            attempt(
+                f"abort {self.barrier_type} on the way out", self.abort, describe_exception(exc)
+            )
+        attempt(f"close {self.barrier_type} on the way out", self.close)
 
     @abc.abstractmethod
     def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
@@ -343,15 +327,14 @@ class Barrier(abc.ABC):
             BarrierFailedError: The round did not pass, with its verdict (see `errors.failure`).
         """
 
-    def _abort(self, reason: str) -> None:
-        """Break the round; called only where ``ABORT`` is declared, from any thread."""
+    def _abort(self, reason: str, round: int | None = None) -> None:
+        """Break the round, or only this one; called where ``ABORT`` is declared, by any thread."""
         raise NotImplementedError(f"{type(self).__name__} declares ABORT but has no _abort")
 
     def _report_progress(self, progress: str) -> None:
         """Pass progress on; called only where ``PROGRESS`` is declared, from any thread."""
-        raise NotImplementedError(
-            f"{type(self).__name__} declares PROGRESS but has no _report_progress"
-        )
+        name = type(self).__name__
+        raise NotImplementedError(f"{name} declares PROGRESS but has no _report_progress")
 
     def _close(self) -> None:  # noqa: B027 - a backend with nothing to release need not write it
         """Release what the backend holds; called once."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Callable
 
 from barrier_core.verdict import Verdict
+
+_LONGEST_TEXT = 4_000  # bytes; every rank reads it
+
+logger = logging.getLogger("barrier_core")
 
 
 class BarrierError(Exception):
@@ -74,4 +80,31 @@ def failure(verdict: Verdict) -> BarrierFailedError:
 
 def describe_exception(error: BaseException) -> str:
     """Return what the other ranks are told of an exception: ``OSError: disk full``."""
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
+    return f"{type(error).__name__}: {as_text(error)}".removesuffix(": ")
+
+
+def as_text(said: object) -> str:
+    """Return what somebody has said as text that every store can hold, of at most 4,000 bytes."""
+    try:
+        text = str(said)
+    except Exception as error:
+        text = f"{type(said).__name__} (its text cannot be had: {type(error).__name__})"
+    data = text.encode(errors="backslashreplace")  # half a surrogate cannot be encoded
+    if len(data) > _LONGEST_TEXT:
+        data = data[: _LONGEST_TEXT - 3] + b"..."
+    return data.decode(errors="ignore")
+
+
+def is_normal_end(error: BaseException) -> bool:
+    """Whether a program that is left by this exception has done what it should."""
+    return isinstance(error, GeneratorExit) or (
+        isinstance(error, SystemExit) and error.code in (None, 0)
+    )
+
+
+def attempt(what: str, step: Callable[..., object], *args: object) -> None:
+    """Do something while an exception is on its way, which no other may replace."""
+    try:
+        step(*args)
+    except Exception:
+        logger.warning("could not %s", what, exc_info=True)

@@ -31,7 +31,8 @@ from barrier_core.agreement.store import (
     StoreClient,
     StoreLostError,
 )
-from barrier_core.contract import CONTRACT_VERSION, Barrier, Capability
+from barrier_core.capability import Capability
+from barrier_core.contract import CONTRACT_VERSION, Barrier
 from barrier_core.errors import (
     BarrierConfigError,
     BarrierConnectionError,

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-RankState = Literal["dead", "alive", "unknown"]
-VerdictKind = Literal["timeout", "abort", "dead", "mismatch", "conflict", "store"]
+RankState = Literal["dead", "left", "alive", "unknown"]
+VerdictKind = Literal["timeout", "abort", "dead", "left", "mismatch", "conflict", "store"]
 
 _SPELLED_OUT = 10  # ranks named one by one in a message; the rest is given as ranges
 
@@ -54,9 +54,9 @@ class Verdict:
     """Why a round is broken.
 
     ``timeout``: a rank's hard limit passed. ``abort``: a rank gave up. ``dead``: a missing rank's
-    process is gone, or it has closed its barrier. ``mismatch``: ranks came with different tags.
-    ``conflict``: a process that does not belong here tried to join. ``store``: the store cannot be
-    reached, so whether the others passed is not known.
+    process is gone. ``left``: a missing rank has closed its barrier. ``mismatch``: ranks came with
+    different tags. ``conflict``: a process that does not belong here tried to join. ``store``: the
+    store cannot be reached, so whether the others passed is not known.
     """
 
     kind: VerdictKind
@@ -80,7 +80,7 @@ class Verdict:
                 for tag, ranks in self.tags.items()
             )
         if self.missing:
-            text += (": " if self.kind in ("timeout", "dead") else "; ") + self._absent()
+            text += (": " if self.kind in ("timeout", "dead", "left") else "; ") + self._absent()
         return f"{text}. {_REMEDIES[self.kind]}"
 
     def _outcome(self) -> str:
@@ -89,8 +89,8 @@ class Verdict:
             return f"timed out {self.reason}"
         if self.kind == "abort":
             return f"was aborted by rank {self.rank}: {self.reason}"
-        if self.kind == "dead":
-            return "is broken"  # who is dead is among the missing
+        if self.kind in ("dead", "left"):
+            return "is broken"  # who is dead or has left is among the missing
         if self.kind == "mismatch":
             return "is broken, as its ranks came with different tags"
         if self.kind == "conflict":
@@ -106,6 +106,8 @@ _REMEDIES: dict[VerdictKind, str] = {
     "timeout": "Look at the missing ranks first; a job that may be slower needs more timeout_secs",
     "abort": "Mend what that rank reports, then restart all ranks",
     "dead": "Find out on its host why it ended, then restart all ranks",
+    "left": "Have every rank go through the same rounds before it closes the barrier, then restart "
+    "all ranks",
     "mismatch": "Bring all ranks to the same call, with the same tag",
     "conflict": "Start each rank once, with the settings of the job, then restart all ranks",
     "store": "Whether other ranks have passed is not known: restart from the last checkpoint",

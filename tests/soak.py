@@ -43,8 +43,8 @@ KINDS: dict[str, set[str | None]] = {
     "raise in phase": {"abort"},
     "other tag": {"mismatch"},
     "sleep": {"timeout"},
-    "close": {"dead"},
-    "exit": {"dead"},
+    "close": {"left"},
+    "exit": {"left"},
     "kill": {"dead"},
     "stop for a moment": {None},
     "stop the store for a moment": {None},
@@ -135,7 +135,7 @@ def commit(fault: str, barrier: Any, tag: str) -> str:
         time.sleep(TIMEOUT_SECS + 3.0)
     elif fault == "close":
         barrier.close()
-        raise BarrierFailedError(Verdict("dead", barrier.round + 1))
+        raise BarrierFailedError(Verdict("left", barrier.round + 1))
     elif fault == "exit":
         sys.exit(0)
     elif fault == "kill":
@@ -298,7 +298,7 @@ def run_generation(
     verdict = outcomes[0].verdict
     kind = verdict.kind if verdict else None
     assert kind in KINDS[fault], f"{verdict}"
-    if kind in ("dead", "timeout"):
+    if kind in ("dead", "left", "timeout"):
         assert verdict is not None
         assert culprit in [status.rank for status in verdict.missing], f"{verdict}"
 

@@ -17,7 +17,8 @@ from barrier_core.agreement.round import Rounds
 from barrier_core.agreement.round_log import Break
 from barrier_core.agreement.store import StoreAccess, StoreLostError
 from barrier_core.agreement.watcher import Watcher
-from barrier_core.contract import Barrier, Capability
+from barrier_core.capability import Capability
+from barrier_core.contract import Barrier
 from barrier_core.errors import failure
 from barrier_core.launcher import job_id_from_environment
 from barrier_core.options import DEFAULT_LINGER_SECS, check_name, check_seconds
@@ -173,8 +174,8 @@ class StoreBarrier(Barrier):
     def _settle_one(self) -> None:
         self._rounds.settle_mailbox()
 
-    def _abort(self, reason: str) -> None:
-        self._post(Posted(Break("abort", self.rank_info.global_rank, reason)))
+    def _abort(self, reason: str, round: int | None = None) -> None:
+        self._post(Posted(Break("abort", self.rank_info.global_rank, reason), round))
         self._settle_mailbox()
         # Where another thread is in a round, it ends it, on the connection on which it has arrived.
         # One that this handler or observer has interrupted goes on only when this returns.
@@ -182,6 +183,7 @@ class StoreBarrier(Barrier):
         while (
             self.failed is None
             and not self.closed
+            and (round is None or self.round < round)
             and self._turn_thread != get_ident()
             and time.monotonic() < patience_ends
         ):

@@ -259,7 +259,7 @@ def judge(
         seen: What the connections to its liveness port say; see `links`.
     """
     if has_left or seen == "left":
-        return "dead", "has closed its barrier"
+        return "left", "has closed its barrier"
     if process == "gone" or seen == "closed":
         return "dead", "its process is gone"
     if process == "stopped":

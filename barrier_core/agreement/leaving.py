@@ -59,5 +59,5 @@ def leave(
 
 
 def _is_gone(status: RankStatus, failed: bool) -> bool:
-    """Whether a rank will never come back to the store: dead, or never there."""
-    return status.state == "dead" or (status.host is None and failed)
+    """Whether a rank will never come back to the store: dead, just left, or never there."""
+    return status.state in ("dead", "left") or (status.host is None and failed)

@@ -94,7 +94,12 @@ def evidence_in_store(
 
 
 def evidence_in_log(
-    log: Log, rank: int, world_size: int, number: int, dead: Sequence[int] = ()
+    log: Log,
+    rank: int,
+    world_size: int,
+    number: int,
+    dead: Sequence[int] = (),
+    left: Sequence[int] = (),
 ) -> Reason | None:
     """Say what a round's log tells a rank that waits in it.
 
@@ -104,6 +109,7 @@ def evidence_in_log(
         world_size: Number of ranks.
         number: The round.
         dead: Which of the missing ranks are known to be dead.
+        left: Which of them are known to have left for good.
     """
     if log.broken_by is not None:
         return log.broken_by
@@ -116,11 +122,14 @@ def evidence_in_log(
         return Break("mismatch", rank, "the ranks came with different tags")
     if len(arrived) == world_size:
         return RoundPassed(number)
-    found_dead = sorted(set(dead) - arrived)
-    if not found_dead:
-        return None
-    what = "ranks" if len(found_dead) > 1 else "rank"
-    return Break("dead", rank, f"found {what} {format_ranks(found_dead)} dead")
+    # Neither will ever arrive.
+    if gone := set(dead) - arrived:
+        what = "ranks" if len(gone) > 1 else "rank"
+        return Break("dead", rank, f"found {what} {format_ranks(gone)} dead")
+    if gone := set(left) - arrived:
+        who = f"ranks {format_ranks(gone)} have" if len(gone) > 1 else f"rank {min(gone)} has"
+        return Break("left", rank, f"found that {who} left")
+    return None
 
 
 class Round(NamedTuple):

@@ -356,8 +356,11 @@ class Watcher:
         is_monitor = self._rank in slow.arrived[:_MONITORS]
         slow.missing = self._failure_detector.examine(client, missing, asks=is_monitor)
         slow.looked_at = time.monotonic()
-        dead = [status.rank for status in slow.missing if status.state == "dead"]
-        return evidence_in_log(log, self._rank, self._world_size, slow.number, dead)
+        dead, left = (
+            [status.rank for status in slow.missing if status.state == state]
+            for state in ("dead", "left")
+        )
+        return evidence_in_log(log, self._rank, self._world_size, slow.number, dead, left)
 
     def _close_connection(self) -> None:
         if self._client is not None:

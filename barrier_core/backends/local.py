@@ -12,7 +12,7 @@ from typing import ClassVar
 from barrier_core.agreement.barrier import StoreBarrier
 from barrier_core.agreement.round_log import passed
 from barrier_core.agreement.store import FORGOTTEN, StoreAccess, StoreClient, StoreLostError
-from barrier_core.contract import Capability
+from barrier_core.capability import Capability
 from barrier_core.options import (
     DEFAULT_TIMEOUT_SECS,
     DEFAULT_WARN_AFTER_SECS,

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
+from barrier_core.capability import Capability
 from barrier_core.config import BarrierConfig, create_barrier_from_config
-from barrier_core.contract import Barrier, Capability
+from barrier_core.contract import Barrier
 from barrier_core.discovery.arguments import bind_arguments
 from barrier_core.discovery.registry import registry
 from barrier_core.errors import BarrierConfigError

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from barrier_core.contract import Capability
+from barrier_core.capability import Capability
 from barrier_core.discovery.known_backends import KNOWN_BACKENDS
 from barrier_core.discovery.registry import Registry
 from barrier_core.errors import BarrierPluginError

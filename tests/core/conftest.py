@@ -16,7 +16,8 @@ from barrier_core.discovery.registry import registry as the_registry
 from barrier_core.hooks import new_manager, plugin_manager
 
 WORKING_BACKEND = """
-from barrier_core.contract import Barrier, Capability
+from barrier_core.capability import Capability
+from barrier_core.contract import Barrier
 
 class {name}(Barrier):
     '''A barrier for one rank.

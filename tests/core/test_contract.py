@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from barrier_core import (
     Capability,
     Verdict,
 )
-from barrier_core.errors import failure
+from barrier_core.errors import describe_exception, failure
 from tests.support.recording_backend import Recording, break_round, do_nothing
 
 
@@ -239,12 +240,110 @@ def test_aborting_a_broken_barrier_does_nothing(barrier: Recording) -> None:
 # --- capabilities --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "error", [OSError("disk full on /ckpt"), KeyboardInterrupt(), SystemExit(1)]
+)
+def test_leaving_a_barrier_by_an_exception_aborts_closes_and_lets_it_go_on(
+    barrier: Recording, error: BaseException
+) -> None:
+    with pytest.raises(type(error)) as raised, barrier:
+        raise error
+
+    assert raised.value is error
+    assert barrier.asked == [("abort", describe_exception(error)), ("close",)]
+
+
+@pytest.mark.parametrize("error", [SystemExit(), SystemExit(0), GeneratorExit()])
+def test_a_program_that_ends_inside_a_barrier_only_closes_it(
+    barrier: Recording, error: BaseException
+) -> None:
+    with pytest.raises(type(error)), barrier:
+        raise error
+
+    assert barrier.asked == [("close",)]
+
+
+def test_leaving_a_barrier_that_cannot_abort_by_an_exception_closes_it() -> None:
+    barrier = Modest(0, 1)
+
+    with pytest.raises(OSError, match="disk full"), barrier:
+        raise OSError("disk full")
+
+    assert barrier.closed
+
+
+def test_what_goes_wrong_on_leaving_does_not_replace_the_exception(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(OSError, match="disk full"), Boastful(0, 1) as barrier:
+        raise OSError("disk full")
+
+    assert barrier.closed
+    assert "could not abort boastful on the way out" in caplog.text
+
+
+def test_nothing_is_told_of_an_exception_on_leaving_a_closed_or_broken_barrier() -> None:
+    closed, broken = Recording(), Recording()
+    broken.meanwhile = break_round(broken)
+
+    closed.close()
+    with pytest.raises(OSError, match="disk full"), closed:
+        raise OSError("disk full")
+    with pytest.raises(BarrierTimeoutError), broken:
+        broken.execute_barrier()
+
+    assert closed.asked == [("close",)]
+    assert broken.asked[1:] == [("close",)]
+
+
+class UnspeakableError(Exception):
+    """An exception whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise OSError
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        (3, "3"),
+        (None, "None"),
+        ("a\udce9b", "a\\udce9b"),
+        ("é" * 5000, "é" * 1998 + "..."),
+        (UnspeakableError(), "UnspeakableError (its text cannot be had: OSError)"),
+    ],
+)
+def test_whatever_is_said_is_sent_as_text(barrier: Recording, said: Any, sent: str) -> None:
+    barrier.abort(said)
+    barrier.report_progress(said)
+
+    assert barrier.asked == [("abort", sent), ("progress", sent)]
+    if isinstance(said, str):
+        assert describe_exception(OSError(said)) == f"OSError: {sent}"
+
+
+def test_an_abort_that_cannot_be_told_does_not_replace_the_exception() -> None:
+    with pytest.raises(OSError, match="disk full"), Boastful(0, 1).phase("save"):
+        raise OSError("disk full")
+
+
+def test_an_abort_may_name_its_round(barrier: Recording) -> None:
+    barrier.execute_barrier()
+
+    assert not barrier.abort("too late", round=1)
+    with pytest.raises(BarrierUsageError, match="round=3: this rank comes to 2 next"):
+        barrier.abort("too early", round=3)
+    assert barrier.abort("disk full", round=2)
+
+    assert barrier.asked[1:] == [("abort", "disk full", 2)]
+
+
 def enter_phase(barrier: Barrier) -> None:
     with barrier.phase("save"):
         pytest.fail("a phase that cannot abort must not begin")
 
 
-NEEDS: dict[str, tuple[Callable[[Barrier], None], str]] = {
+NEEDS: dict[str, tuple[Callable[[Barrier], object], str]] = {
     "abort": (lambda barrier: barrier.abort("disk full"), "abort"),
     "phase": (enter_phase, "abort"),
     "report_progress": (lambda barrier: barrier.report_progress("1/2"), "progress"),
@@ -279,7 +378,7 @@ def test_capabilities_are_named_in_lower_case_in_the_order_of_their_class() -> N
 
 # --- closing -------------------------------------------------------------------------------------
 
-USES: dict[str, Callable[[Recording], None]] = {
+USES: dict[str, Callable[[Recording], object]] = {
     "execute_barrier": Recording.execute_barrier,
     "abort": lambda barrier: barrier.abort("disk full"),
     "report_progress": lambda barrier: barrier.report_progress("1/2"),

@@ -16,7 +16,7 @@ import pytest
 
 import barrier_core.testing
 from barrier_core.backends.local import LocalBarrier
-from barrier_core.contract import Capability
+from barrier_core.capability import Capability
 from barrier_core.testing import BarrierContract, RankSpec
 from barrier_core.testing.conformance.job import Job
 from barrier_core.testing.conformance.rank_side import Visit

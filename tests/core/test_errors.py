@@ -83,6 +83,7 @@ VERDICT = Verdict(
         ("timeout", BarrierTimeoutError),
         ("abort", BrokenBarrierError),
         ("dead", BrokenBarrierError),
+        ("left", BrokenBarrierError),
         ("mismatch", BrokenBarrierError),
         ("conflict", BrokenBarrierError),
         ("store", BarrierConnectionError),
@@ -193,6 +194,19 @@ GONE = RankStatus(3, "dead", "gpu-1", 7, detail="its process is gone")
         ),
         (
             Verdict(
+                "left",
+                5,
+                rank=0,
+                reason="found that rank 3 has left",
+                world_size=4,
+                missing=(RankStatus(3, "left", "gpu-1", 7, detail="has closed its barrier"),),
+            ),
+            "round 5 is broken: 1 of 4 ranks had not arrived: rank 3 (gpu-1, pid 7), left, has "
+            "closed its barrier. Have every rank go through the same rounds before it closes the "
+            "barrier, then restart all ranks",
+        ),
+        (
+            Verdict(
                 "mismatch",
                 4,
                 tag="save",
@@ -215,7 +229,7 @@ GONE = RankStatus(3, "dead", "gpu-1", 7, detail="its process is gone")
             "ranks have passed is not known: restart from the last checkpoint",
         ),
     ],
-    ids=["timeout", "abort", "abort of who waits", "dead", "mismatch", "conflict", "store"],
+    ids=["timeout", "abort", "abort of who waits", "dead", "left", "mismatch", "conflict", "store"],
 )
 def test_a_verdict_is_one_line_that_says_the_outcome_who_and_what_to_do(
     verdict: Verdict, text: str

@@ -33,8 +33,8 @@ class Recording(Barrier):
         self.asked.append(("wait", number, timeout_secs, tag))
         self.meanwhile()
 
-    def _abort(self, reason: str) -> None:
-        self.asked.append(("abort", reason))
+    def _abort(self, reason: str, round: int | None = None) -> None:
+        self.asked.append(("abort", reason) if round is None else ("abort", reason, round))
 
     def _report_progress(self, progress: str) -> None:
         self.asked.append(("progress", progress))

@@ -43,7 +43,7 @@ class SignalInjector:
         handler: What is run; it may raise `InjectedError`.
     """
 
-    def __init__(self, handler: Callable[[], None]) -> None:
+    def __init__(self, handler: Callable[[], object]) -> None:
         self._handler = handler
         self._handled = True
 

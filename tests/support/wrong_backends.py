@@ -16,7 +16,7 @@ from barrier_core.agreement.keys import Series
 from barrier_core.agreement.round_log import arrival_record, parse
 from barrier_core.agreement.store import StoreAccess
 from barrier_core.backends.local import STORE, LocalBarrier, LocalClient
-from barrier_core.contract import Capability
+from barrier_core.capability import Capability
 from barrier_core.errors import BarrierFailedError, BarrierTimeoutError, failure
 from barrier_core.options import (
     DEFAULT_TIMEOUT_SECS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from barrier_core.contract import Capability
+from barrier_core.capability import Capability
 from barrier_core.errors import RankConflictError
 from barrier_core.testing.conformance import rank_side
 from barrier_core.testing.conformance.job import Job
@@ -49,7 +49,11 @@ class MemberTests(Suite):
         arrivals = job.arrive(job.but_last)
         leaving = job.start(job.last, rank_side.call, "close")
         for rank, verdict in job.verdicts(arrivals).items():
-            job.check(verdict.kind == "dead", f"rank {rank} was told {verdict.kind}")
+            left = [status.rank for status in verdict.missing if status.state == "left"]
+            job.check(
+                (verdict.kind, left) == ("left", [job.last]),
+                f"rank {rank} was told {verdict.kind}, and that {left} have left",
+            )
         job.leave()
         job.check(leaving.done(), "the rank has not left")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from barrier_core.contract import Capability
+from barrier_core.capability import Capability
 from barrier_core.errors import BarrierConfigError, BrokenBarrierError
 from barrier_core.testing.conformance import rank_side
 from barrier_core.testing.conformance.job import Arrivals, Job

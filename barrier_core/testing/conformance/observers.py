@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from barrier_core.contract import Capability
+from barrier_core.capability import Capability
 from barrier_core.testing.conformance import rank_side
 from barrier_core.testing.conformance.job import Job
 from barrier_core.testing.conformance.suite import SHORT_SECS, Suite, needs

@@ -6,7 +6,8 @@ import inspect
 
 import pytest
 
-from barrier_core.contract import Barrier, Capability
+from barrier_core.capability import Capability
+from barrier_core.contract import Barrier
 from barrier_core.errors import BarrierUsageError
 from barrier_core.testing.conformance import rank_side
 from barrier_core.testing.conformance.job import Job

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from barrier_core.contract import Capability
+from barrier_core.capability import Capability
 from barrier_core.testing.conformance.job import Job
 from barrier_core.testing.conformance.suite import Suite, needs
 from barrier_core.testing.rank_processes import wait_until

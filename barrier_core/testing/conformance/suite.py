@@ -10,7 +10,8 @@ from typing import ClassVar, Literal, TypeVar
 
 import pytest
 
-from barrier_core.contract import Barrier, Capability
+from barrier_core.capability import Capability
+from barrier_core.contract import Barrier
 from barrier_core.testing.conformance.job import Job
 from barrier_core.testing.rank_processes import RankProcesses
 from barrier_core.testing.rank_spec import Factory, MakeBarrier

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from barrier_core.contract import Capability
+from barrier_core.capability import Capability
 from barrier_core.errors import BarrierConfigError, BarrierUsageError
 from barrier_core.testing.conformance import rank_side
 from barrier_core.testing.conformance.job import Job

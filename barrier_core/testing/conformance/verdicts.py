@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from barrier_core.contract import Capability
+from barrier_core.capability import Capability
 from barrier_core.errors import BarrierTimeoutError
 from barrier_core.testing.conformance import rank_side
 from barrier_core.testing.conformance.job import Arrivals, Job

@@ -183,6 +183,12 @@ def fail_in_phase(rank: int, job: Job, tag: str) -> None:
         raise OSError("disk full on /ckpt")
 
 
+def fail_in_with(rank: int, job: Job) -> None:
+    """Leave the barrier by an exception."""
+    with state[job.prefix]:
+        raise OSError("disk full on /ckpt")
+
+
 def report_progress(rank: int, job: Job, progress: str) -> None:
     """Say how far this rank is."""
     state[job.prefix].report_progress(progress)

@@ -29,6 +29,7 @@ from plugins.tcp_store.tests.rank_functions import (
     close,
     exit_without_arriving,
     fail_in_phase,
+    fail_in_with,
     join,
     join_and_arrive_as,
     join_as,
@@ -219,6 +220,13 @@ def close_the_barrier(ranks: RankProcesses, job: Job, go: Path) -> list[RankCall
     return calls
 
 
+def leave_by_an_exception(ranks: RankProcesses, job: Job, go: Path) -> list[RankCall[Any]]:
+    calls: list[RankCall[Any]] = [*all_but_rank_3_wait(ranks, job)]
+    with pytest.raises(OSError, match="disk full"):
+        ranks.run(3, fail_in_with, job)
+    return calls
+
+
 def end_the_process(ranks: RankProcesses, job: Job, go: Path) -> list[RankCall[Any]]:
     calls: list[RankCall[Any]] = [*all_but_rank_3_wait(ranks, job)]
     assert "exited with code 0" in str(ranks.start(3, exit_without_arriving).error())
@@ -243,8 +251,9 @@ def press_ctrl_c(ranks: RankProcesses, job: Job, go: Path) -> list[RankCall[Any]
         (abort_in_another_thread, "abort", 2, "no space"),
         (abort_in_a_signal_handler, "abort", 2, "no space"),
         (leave_a_phase_by_an_exception, "abort", 3, "disk full on /ckpt in phase 'save step=1200'"),
-        (close_the_barrier, "dead", None, "found rank 3 dead"),
-        (end_the_process, "dead", None, ""),
+        (close_the_barrier, "left", None, "found that rank 3 has left"),
+        (leave_by_an_exception, "abort", 3, "OSError: disk full on /ckpt"),
+        (end_the_process, "left", None, ""),
         (press_ctrl_c, "abort", 2, "KeyboardInterrupt"),
     ],
 )

@@ -147,6 +147,52 @@ def test_an_observer_may_abort_on_the_very_thread_that_is_in_the_round(
     assert verdict.round == (1 if when == "barrier_enter" else 2)
 
 
+@EITHER_STORE
+def test_leaving_a_barrier_by_an_exception_tells_it_to_those_who_wait(
+    job: LocalJob, store: StoreAccess | None
+) -> None:
+    barriers = job.barriers(2, store)
+    ranks = arriving(barriers[0])
+    job.wait_until_arrived(0)
+
+    with pytest.raises(OSError, match="disk full"), barriers[1]:
+        raise OSError("disk full on /ckpt")
+
+    verdict = ranks.verdict()
+    assert (verdict.kind, verdict.rank) == ("abort", 1)
+    assert verdict.reason == "OSError: disk full on /ckpt"
+
+
+@EITHER_STORE
+def test_an_abort_that_names_its_round_breaks_no_other(
+    job: LocalJob, store: StoreAccess | None
+) -> None:
+    barriers = job.barriers(2, store)
+    arriving(*barriers).pass_()
+
+    assert not barriers[0].abort("round 1 takes too long", round=1)
+    arriving(*barriers).pass_()
+    assert barriers[0].abort("no space", round=3)
+
+    verdict = arriving(*barriers).verdict()
+    assert (verdict.kind, verdict.round, verdict.reason) == ("abort", 3, "no space")
+
+
+def test_an_abort_that_comes_as_its_round_passes_harms_none_after_it(job: LocalJob) -> None:
+    barriers = job.barriers(2)
+
+    class LateThread:
+        @hookimpl
+        def barrier_exit(self, barrier: Barrier, round: int) -> None:
+            if barrier is barriers[0] and round == 1:
+                # As a thread does that has looked before the round had passed.
+                barriers[0]._abort("round 1 takes too long", 1)
+
+    with observed_by(LateThread()):
+        arriving(*barriers).pass_()
+    arriving(*barriers).pass_()
+
+
 def abort(rank: int, barrier: Barrier) -> None:
     barrier.abort("preempted")
 

@@ -24,7 +24,10 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 RANKS = st.integers(0, 10**6)
 ARRIVALS = st.builds(Arrival, RANKS, TEXTS)
 BREAKS = st.builds(
-    Break, st.sampled_from(["timeout", "abort", "dead", "mismatch", "conflict"]), RANKS, TEXTS
+    Break,
+    st.sampled_from(["timeout", "abort", "dead", "left", "mismatch", "conflict"]),
+    RANKS,
+    TEXTS,
 )
 RECORDS = st.lists(
     st.one_of(st.builds(arrival_record, RANKS, TEXTS), st.builds(break_record, BREAKS)), max_size=8

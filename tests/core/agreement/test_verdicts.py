@@ -99,7 +99,7 @@ def test_a_rank_that_has_closed_its_barrier_is_reported(job: LocalJob) -> None:
     barriers[2].close()
 
     verdict = ranks.verdict()
-    assert verdict.kind == "dead"
-    assert [(status.rank, status.detail) for status in verdict.missing] == [
-        (2, "has closed its barrier")
+    assert (verdict.kind, verdict.reason[-15:]) == ("left", "rank 2 has left")
+    assert [(status.rank, status.state, status.detail) for status in verdict.missing] == [
+        (2, "left", "has closed its barrier")
     ]

@@ -10,7 +10,8 @@ from tests.support.command import Command
 TALKATIVE = """
 from typing import Annotated, Any
 from msgspec import Meta
-from barrier_core.contract import Barrier, Capability
+from barrier_core.capability import Capability
+from barrier_core.contract import Barrier
 from barrier_core.options import GlobalRank, GlobalWorldSize
 
 print("a plugin that talks while it is imported")
