@@ -248,8 +248,8 @@ class Barrier(abc.ABC):
             False where nothing has happened.
 
         Raises:
-            BarrierUsageError: The backend cannot abort, the barrier is closed, this is a forked child,
-                or the round is neither the current one nor the next.
+            BarrierUsageError: The backend cannot abort, the barrier is closed, this is a forked
+                child, or the round is neither the current one nor the next.
         """
         self._require(Capability.ABORT, "abort()")
         self._require_open()

@@ -73,7 +73,9 @@ class ObserverSpec:
         ``missing`` has the ranks that have not arrived, ``waited_secs`` the seconds so far.
 
         ``reporter`` is true on one of the waiting ranks only: the one that should write to a log
-        which all ranks share.
+        which all ranks share. Where rank 0 hosts the store and that does not answer, ``missing``
+        begins with rank 0, whether it has arrived or not, and ``reporter`` is true on every rank:
+        none knows of the others. The hook then runs on the waiting thread.
         """
 
     @hookspec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -125,7 +126,7 @@ class FailureDetector:
         process = _process(host) if host.machine == self._me.machine else None
         if process == "runs":  # the store's threads need no Python
             return RankStatus(host.rank, "alive", host.host, host.pid, detail=quiet)
-        state, detail = judge(process, False, quiet, False, self._seen(host))
+        state, detail = judge(process, False, quiet, False, self._seen(host, silent_secs))
         if process == "stopped" and quiet is not None:
             detail = f"{quiet}: {detail}"
         return RankStatus(host.rank, state, host.host, host.pid, detail=detail)
@@ -167,10 +168,10 @@ class FailureDetector:
                 self._port.ask(member.liveness_port, member.token)
         self._port.await_answers(_ANSWER_SECS)
 
-    def _seen(self, member: Member) -> Seen:
+    def _seen(self, member: Member, silence: float | None) -> Seen:
         if self._port is None or member.machine == self._me.machine:
             return "not asked"
-        return self._port.seen(member.token)
+        return self._port.seen(member.token, math.inf if silence is None else silence)
 
     def _read_members(self, client: StoreClient, ranks: list[int]) -> None:
         new = [rank for rank in ranks if rank not in self._members]
@@ -215,7 +216,7 @@ class FailureDetector:
         silence = self._silence(rank)
         process = _process(member) if self._is_near(rank) else None
         quiet = None if silence is None else f"no heartbeat for {silence:.0f} s"
-        state, detail = judge(process, has_left, quiet, fresh, self._seen(member))
+        state, detail = judge(process, has_left, quiet, fresh, self._seen(member, silence))
         progress_age = None
         if heartbeat is not None and heartbeat.progress_age_secs is not None:
             progress_age = heartbeat.progress_age_secs + time.monotonic() - seen_at

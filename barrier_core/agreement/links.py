@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import math
 import select
 import socket
+import sys
 import time
 from contextlib import suppress
 from typing import Literal
@@ -52,16 +54,18 @@ ANSWER_SECS = 1.0
 _FAREWELL = b"farewell\n"
 _LONGEST_LINE = 256
 _UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
-_UNANSWERED_PROBES = 2
+_NO_ANSWER_SECS = 2.5
+"""For how long a host has answered no probe of TCP's keep-alive when it is said so."""
 _KEEP_ALIVE = (
     # Seconds without a packet until the first probe, between probes, and how many go unanswered
     # before the kernel gives the connection up: a network that is cut for a minute harms nothing.
-    ("TCP_KEEPIDLE", 2),
+    ("TCP_KEEPIDLE", 1),
     ("TCP_KEEPINTVL", 1),
     ("TCP_KEEPCNT", 120),
 )
-_PROBES_AT = 3
-"""Which byte of Linux's ``struct tcp_info`` counts the keep-alive probes without an answer."""
+_LAST_ACK_AT = slice(56, 60)
+"""Where in Linux's ``struct tcp_info`` stands how long ago the other host's kernel has answered, in
+milliseconds."""
 
 
 class Link:
@@ -143,15 +147,22 @@ class Link:
                 return
             self._take(data)
 
-    def seen(self) -> Seen:
-        """Return what it says of the rank at the other end."""
+    def seen(self, within_secs: float = math.inf) -> Seen:
+        """Return what it says of the rank at the other end.
+
+        Args:
+            within_secs: A host that has answered longer ago than that has not been asked since.
+        """
         if self._ending is not None:
             return self._ending
         if self.is_connecting:
             late = time.monotonic() - self._started >= ANSWER_SECS
             return "no answer" if late else "not asked"
-        if self._unanswered() >= _UNANSWERED_PROBES:
+        answered = self._answered_secs_ago()
+        if answered >= _NO_ANSWER_SECS:
             return "no answer"
+        if answered > within_secs:
+            return "not asked"
         if not self._is_greeted:
             return "accepted"
         return "open" if self._is_direct else "forwarded"
@@ -206,12 +217,13 @@ class Link:
         host, port, *_ = self._socket.getsockname()
         self._is_direct = (_plain(words[1]), words[2]) == (_plain(host), str(port))
 
-    def _unanswered(self) -> int:
-        """Return how many keep-alive probes have had no answer so far; 0 where nobody knows."""
+    def _answered_secs_ago(self) -> float:
+        """Return how long ago the other host's kernel has answered; 0 where nobody knows."""
         try:
-            return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[_PROBES_AT]
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_ACK_AT.stop)
         except (AttributeError, OSError):
-            return 0
+            return 0.0
+        return int.from_bytes(info[_LAST_ACK_AT], sys.byteorder) / 1000
 
     def _end(self, ending: Seen) -> None:
         self._ending = ending

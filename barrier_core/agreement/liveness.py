@@ -6,6 +6,7 @@ the interpreter lock for a minute, be stopped, or be cut off.
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import select
@@ -142,10 +143,10 @@ class LivenessPort:
         with self._lock:
             self._keep([link for link in self._links if link.is_mutual])
 
-    def seen(self, token: str) -> Seen:
-        """Return what the connections to a rank say of it, without waiting."""
+    def seen(self, token: str, within_secs: float = math.inf) -> Seen:
+        """Return what the connections to a rank say of it, without waiting; see `Link.seen`."""
         self._advance()
-        all_seen = {link.seen() for link in list(self._links) if link.peer == token}
+        all_seen = {link.seen(within_secs) for link in list(self._links) if link.peer == token}
         return next((seen for seen in _BEST if seen in all_seen), "not asked")
 
     def watched(self) -> set[str]:

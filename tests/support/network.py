@@ -85,10 +85,14 @@ class Network:
     def command(self, host: str, *words: str) -> list[str]:
         """Return the command that runs a program on a host; killing it kills the program."""
         return [
-            *("ip", "netns", "exec", self._space(host)),
+            *self.inside(host),
             *("unshare", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"),
             *("sh", "-c", 'hostname "$0" && exec "$@"', host, *words),
         ]
+
+    def inside(self, host: str) -> list[str]:
+        """Return what to put before a command for it to see a host's network."""
+        return ["ip", "netns", "exec", self._space(host)]
 
     def unplug(self) -> None:
         """Take all links down; the hosts see that."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from barrier_core.contract import Capability
+from barrier_core.capability import Capability
 from barrier_core.testing.conformance import rank_forks
 from barrier_core.testing.conformance.job import Job
 from barrier_core.testing.conformance.suite import Suite, needs, processes_only

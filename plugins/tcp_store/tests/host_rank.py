@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import signal
 import sys
@@ -10,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from barrier_core import BarrierError, BarrierFailedError, create_barrier
-from barrier_core.plugin_api import hookimpl, plugin_manager
+from barrier_core.plugin_api import RankStatus, hookimpl, plugin_manager
 
 
 class Waiting:
@@ -23,13 +24,14 @@ class Waiting:
             plugin_manager.register(cls())
 
     @hookimpl
-    def barrier_waiting(self) -> None:
-        """Say so once."""
-        print(json.dumps({"waits": True}), flush=True)
+    def barrier_waiting(self, waited_secs: float, missing: tuple[RankStatus, ...]) -> None:
+        """Say so once, and who is missing."""
+        late = [str(status) for status in missing]
+        print(json.dumps({"waits": True, "late": late, "secs": waited_secs}), flush=True)
         plugin_manager.unregister(self)
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0912 one case for each command
     """Obey until the end of input."""
     # Where a shell has put the test run into the background, Ctrl-C is ignored from the start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,6 +50,10 @@ def main() -> None:
                 case "wait":
                     Waiting.say_so(command.pop("say_so", False))
                     barrier.execute_barrier(**command)
+                case "hold the interpreter":
+                    # A C call that does not give the interpreter lock back: no thread runs.
+                    print(json.dumps({"holds": True}), flush=True)
+                    ctypes.PyDLL(None).sleep(command["secs"])
                 case "progress":
                     barrier.report_progress(command["text"])
                 case "abort":
@@ -62,6 +68,7 @@ def main() -> None:
             if isinstance(error, BarrierFailedError):
                 answer["kind"] = error.verdict.kind
                 answer["missing"] = [status.rank for status in error.verdict.missing]
+                answer["states"] = [status.state for status in error.verdict.missing]
         except KeyboardInterrupt:
             answer = {"error": "KeyboardInterrupt"}
         answer["secs"] = time.monotonic() - started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ from unittest import mock
 import pytest
 
 from barrier_core.errors import BarrierError, BrokenBarrierError
+from barrier_core.plugin_api import RankStatus, hookimpl, plugin_manager
 from barrier_core.testing.rank_processes import state, wait_until
 from barrier_core.testing.rank_threads import run_in_threads
 from barrier_core.verdict import Verdict
@@ -115,6 +117,36 @@ def arrive_and_tell(rank: int, job: Job, has_looked: Path) -> None:
         arrive(rank, job)
     finally:
         thread.join()
+
+
+class _Notes:
+    """Writes down who is missing, at each warning, into a file of this rank's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @hookimpl
+    def barrier_waiting(self, missing: tuple[RankStatus, ...], reporter: bool) -> None:
+        """Write it."""
+        assert reporter
+        part = self._path.with_suffix(".part")
+        part.write_text("; ".join(map(str, missing)))
+        part.rename(self._path)
+
+
+def arrive_and_note_warnings(rank: int, job: Job, directory: Path) -> int:
+    """Arrive; what the observers are told meanwhile is noted in the directory."""
+    notes = _Notes(directory / str(rank))
+    plugin_manager.register(notes)
+    try:
+        return arrive(rank, job)
+    finally:
+        plugin_manager.unregister(notes)
+
+
+def hold_the_interpreter(rank: int, secs: int) -> None:
+    """Be in a C call that does not give the interpreter lock back: no thread runs."""
+    ctypes.PyDLL(None).sleep(secs)
 
 
 def report_every(rank: int, job: Job, pause_secs: float, texts: list[str]) -> None:

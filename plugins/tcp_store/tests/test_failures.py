@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -25,11 +26,13 @@ from plugins.tcp_store.tests.rank_functions import (
     arrive,
     arrive_and_abort_from_a_signal_handler,
     arrive_and_abort_from_a_thread,
+    arrive_and_note_warnings,
     arrive_and_tell,
     close,
     exit_without_arriving,
     fail_in_phase,
     fail_in_with,
+    hold_the_interpreter,
     join,
     join_and_arrive_as,
     join_as,
@@ -122,6 +125,35 @@ def test_a_frozen_rank_is_reported_alive_and_stopped_when_the_time_is_up(
     assert missing.progress == "shard 12/40"
     ranks.cont(3)
     assert the_verdict([late]) == verdict
+
+
+def test_a_rank_whose_python_does_not_run_is_alive_and_said_to_be_silent(
+    ranks: RankProcesses, new_job: NewJob
+) -> None:
+    job = new_job(timeout_secs=4, heartbeat_secs=0.5)
+    ranks.run_all(join, job)
+    ranks.start(3, hold_the_interpreter, 8)
+    verdict = the_verdict(ranks.start_all(arrive, job, ranks=OTHERS))
+    (missing,) = verdict.missing
+    assert (missing.rank, missing.state) == (3, "alive")
+    assert re.fullmatch(r"no heartbeat for \d+ s: its Python does not run", str(missing.detail))
+
+
+def test_a_warning_in_time_says_that_the_host_of_the_store_is_stopped(
+    ranks: RankProcesses, hosted_job: Job, tmp_path: Path
+) -> None:
+    job = hosted_job.but(timeout_secs=20, warn_after_secs=1)
+    ranks.run_all(join, job)
+    ranks.stop(0)
+    calls = ranks.start_all(arrive_and_note_warnings, job, tmp_path, ranks=[1, 2, 3])
+    noted = [tmp_path / str(rank) for rank in (1, 2, 3)]
+    wait_until(lambda: all(each.exists() for each in noted), "all ranks have warned")
+    for each in noted:
+        assert each.read_text().startswith(f"rank 0 ({socket.gethostname()}, pid {ranks.pid(0)}), ")
+        assert each.read_text().endswith(": stopped by a signal")
+    ranks.cont(0)
+    ranks.start(0, arrive, job).result()
+    assert [call.result() for call in calls] == [1, 1, 1]
 
 
 def test_a_frozen_store_ends_every_wait_soon_after_its_time_is_up(

@@ -244,6 +244,45 @@ def test_a_frozen_store_ends_the_waits_of_both_hosts_soon_after_their_time_is_up
     assert max(answer["secs"] for answer in answers) < 15
 
 
+def test_a_warning_in_time_names_the_rank_that_hosts_a_frozen_store(
+    ranks: list[HostRank],
+) -> None:
+    ranks[0].stop()
+    for rank in ranks[1:]:
+        rank.tell("wait", timeout_secs=8, say_so=True)
+    for rank in ranks[1:]:
+        warning = rank.answer()
+        assert warning["waits"]
+        assert warning["late"][0].startswith("rank 0 (left, pid 1), alive, its store has not")
+        assert warning["late"][0].endswith(": stopped or stuck")
+        assert warning["secs"] < 6  # the store's answer would have been waited for longer
+    answers = [rank.answer(60) for rank in ranks[1:]]
+    assert all(
+        "the store is hosted by rank 0 (left, pid 1), " in each["message"] for each in answers
+    )
+
+
+def test_a_warning_in_time_says_that_the_host_of_the_store_does_not_answer(
+    network: Network, job: dict[str, Any]
+) -> None:
+    with ExitStack() as stack:
+        stack.callback(network.mend)
+        pair = [HostRank(network, host, number, 2) for number, host in enumerate(("left", "right"))]
+        for rank in pair:
+            stack.callback(rank.end)
+            rank.tell("create", **job | {"warn_after_secs": 3})
+        assert [rank.answer()["error"] for rank in pair] == [None, None]
+        run(pair, "rounds", count=3)
+        network.loss["right"] = 1.0
+        pair[1].tell("wait", timeout_secs=4, say_so=True)
+        (host,) = pair[1].answer()["late"]
+        answer = pair[1].answer(60)
+    assert host.startswith("rank 0 (left, pid 1), unknown, its store has not answered for ")
+    assert host.endswith(" s, its host does not answer")
+    assert answer["kind"] == "store"
+    assert "rank 0 (left, pid 1), unknown, its host does not answer" in answer["message"]
+
+
 @pytest.mark.parametrize("how", ["link down", "packets dropped"])
 def test_a_partition_is_survived_within_the_deadline(
     network: Network, ranks: list[HostRank], how: str
