@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
-from queue import Empty, SimpleQueue
 
 from barrier_core.options import LONGEST_WAIT_SECS
 
@@ -13,19 +13,23 @@ class WakeUp:
 
     Why no `threading.Event`: that guards its flag with a lock. A handler that sets it may find the
     lock taken by the very code that it has interrupted, and one that raises (Ctrl-C) may leave it
-    taken for ever. `SimpleQueue.put` is documented as reentrant.
+    taken for ever. Here the lock is the flag, taken while there is no call, and each method is one
+    operation on it. Why no `queue.SimpleQueue`: in Python 3.11, a ``get`` that a signal handler
+    interrupts for longer than its time limit then waits for ever.
     """
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[None] = SimpleQueue()
+        self._no_call = threading.Lock()
+        self._no_call.acquire()
 
     def call(self) -> None:
         """End the wait under way, or else the next one. Any thread may call it."""
-        self._calls.put(None)
+        with suppress(RuntimeError):  # there is a call already
+            self._no_call.release()
 
     def called(self) -> bool:
         """Return whether there is a call."""
-        return not self._calls.empty()
+        return not self._no_call.locked()
 
     def wait(self, timeout_secs: float | None) -> bool:
         """Wait for a call, and clear all there are by then; False: there was none in time.
@@ -33,17 +37,10 @@ class WakeUp:
         Only one thread may wait. None: wait for as long as it takes. A number of seconds
         is cut to a day.
         """
-        if timeout_secs is not None:
-            timeout_secs = min(timeout_secs, LONGEST_WAIT_SECS)
-        try:
-            self._calls.get(timeout=timeout_secs)
-        except Empty:
-            return False
-        self.clear()
-        return True
+        if timeout_secs is None:
+            return self._no_call.acquire()
+        return self._no_call.acquire(timeout=min(max(timeout_secs, 0.0), LONGEST_WAIT_SECS))
 
     def clear(self) -> None:
         """Take back all calls there are."""
-        with suppress(Empty):
-            while True:
-                self._calls.get_nowait()
+        self._no_call.acquire(blocking=False)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple
 
 from barrier_core.plugin_api import BarrierConfigError, BarrierSetupError, Owner, after_fork
+
+_DESCRIPTORS = "/proc/self/fd", "/dev/fd"
+"""Where the system lists this process's open descriptors, if it does."""
 
 
 class Endpoint(NamedTuple):
@@ -81,14 +86,13 @@ class HostedStore:
         use_libuv: Which of torch's two servers to start.
 
     Raises:
-        BarrierSetupError: See `host_store`.
+        BarrierSetupError: The port is in use, the address is not one of this host, or there is no
+            torch.
     """
 
-    _servers: ClassVar[dict[Endpoint, Any]] = {}
+    _servers: ClassVar[dict[Endpoint, _Server]] = {}
     _users: ClassVar[Counter[Endpoint]] = Counter()
     _lock: ClassVar[threading.Lock] = threading.Lock()
-    _of_the_parent: ClassVar[list[Any]] = []
-    """Kept in a forked child: torch's object has no server thread there that it could end."""
 
     def __init__(self, endpoint: Endpoint, use_libuv: bool) -> None:
         self._endpoint = endpoint
@@ -96,7 +100,12 @@ class HostedStore:
         self._is_released = False
         with self._lock:
             if not self._users[endpoint]:
-                self._servers[endpoint] = host_store(endpoint, use_libuv)
+                server = self._servers[endpoint] = _Server(endpoint)
+                try:
+                    server.start(use_libuv)
+                except BaseException:
+                    del self._servers[endpoint]
+                    raise
             self._users[endpoint] += 1
 
     def release(self) -> None:
@@ -113,9 +122,10 @@ class HostedStore:
 
     @classmethod
     def forget_all(cls) -> None:
-        """Start afresh in a forked child."""
+        """Start afresh in a forked child, which keeps nothing of its parent's servers open."""
         cls._lock = threading.Lock()
-        cls._of_the_parent.extend(cls._servers.values())
+        for server in cls._servers.values():
+            server.end_in_child()
         cls._servers.clear()
         cls._users.clear()
 
@@ -123,35 +133,101 @@ class HostedStore:
 after_fork(HostedStore.forget_all)
 
 
-def host_store(endpoint: Endpoint, use_libuv: bool) -> Any:
-    """Start a TCPStore in this process, listening on the interface of ``endpoint.host`` only.
+class _Server:
+    """A TCPStore of this process, listening on the interface of ``endpoint.host`` only.
 
-    Returns:
-        torch's store object; the server lives as long as it does.
+    The port is taken at once; `start` has torch answer there. It ends with this object.
+
+    Args:
+        endpoint: Where to listen.
 
     Raises:
-        BarrierSetupError: The port is in use, the address is not one of this host, or there is no
-            torch.
+        BarrierSetupError: The port is in use, or the address is not one of this host.
     """
-    try:
-        from torch.distributed import (  # type: ignore[attr-defined]  # not in its __all__
-            TCPStore,
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._listener: socket.socket | None = _listen(endpoint)
+        self._address: tuple[str, int] = self._listener.getsockname()[:2]
+        self.store: Any = None
+        """torch's object, once started."""
+
+    def start(self, use_libuv: bool) -> None:
+        """Start it.
+
+        Raises:
+            BarrierSetupError: There is no torch.
+        """
+        assert self._listener is not None
+        try:
+            from torch.distributed import (  # type: ignore[attr-defined]  # not in its __all__
+                TCPStore,
+            )
+        except ImportError as error:
+            self._listener.close()
+            raise BarrierSetupError(
+                f"rank 0 hosts the {self._endpoint} and needs torch for it, which cannot be "
+                f"imported ({error}); pip install torch on rank 0's host"
+            ) from error
+        # The store takes the socket over: it closes it in the end.
+        listener, self._listener = self._listener.detach(), None
+        self.store = TCPStore(
+            self._endpoint.host,
+            self._endpoint.port,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listener,
+            use_libuv=use_libuv,
         )
-    except ImportError as error:
-        raise BarrierSetupError(
-            f"rank 0 hosts the {endpoint} and needs torch for it, which cannot be imported "
-            f"({error}); pip install torch on rank 0's host"
-        ) from error
-    listener = _listen(endpoint)
-    # The store takes the socket over: it closes it in the end.
-    return TCPStore(
-        endpoint.host,
-        endpoint.port,
-        is_master=True,
-        wait_for_workers=False,
-        master_listen_fd=listener.detach(),
-        use_libuv=use_libuv,
-    )
+
+    def end_in_child(self) -> None:
+        """In a forked child: close its copies of the server's sockets, and no more.
+
+        Else the port would stay taken, and the ranks would not notice the server's end, for as long
+        as the child lives. Why all are found: the child has what was open at the fork, and no
+        thread of the server that could open more. Why nobody else's are closed: only a socket that
+        listens at the address, or was accepted there, has that address.
+        """
+        if self.store is not None:
+            import ctypes  # torch has imported it already
+
+            # Its destructor would wait for a thread that is not there, also when Python ends.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.store))
+        if self._listener is not None:  # not given to torch yet
+            self._listener.close()
+        for descriptor in _open_sockets():
+            sock = socket.socket(fileno=descriptor)
+            if self._is_at_address(sock):
+                sock.close()
+            else:
+                sock.detach()
+
+    def _is_at_address(self, sock: socket.socket) -> bool:
+        """Whether a socket listens at the server's address, or was accepted there."""
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return False
+        host, port = self._address
+        with suppress(OSError):
+            name = sock.getsockname()
+            return name[1] == port and host in (name[0], "0.0.0.0", "::")
+        return False
+
+
+def _open_sockets() -> list[int]:
+    """Return the descriptors of this process's sockets; none where the system lists none."""
+    for folder in _DESCRIPTORS:
+        with suppress(OSError):
+            return [
+                descriptor for descriptor in map(int, os.listdir(folder)) if _is_socket(descriptor)
+            ]
+    return []
+
+
+def _is_socket(descriptor: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:  # that of the listing itself
+        return False
 
 
 def _listen(endpoint: Endpoint) -> socket.socket:

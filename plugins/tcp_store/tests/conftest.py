@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
@@ -17,6 +20,7 @@ from plugins.tcp_store.tests.rank_functions import (
     serve_store,
 )
 from tests.support import ports
+from tests.support.network import Network
 
 _numbers = itertools.count(1)
 
@@ -139,3 +143,18 @@ def any_job(request: pytest.FixtureRequest, new_job: NewJob, libuv_port: int) ->
 def hosted_job(new_job: NewJob, free_port: int) -> Job:
     """A barrier whose store rank 0 hosts."""
     return new_job(agent_port=None, master_address="127.0.0.1", tcpstore_port=free_port)
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    """Two hosts."""
+    if os.geteuid() != 0:
+        pytest.skip("hosts are network namespaces, which need root")
+    with ExitStack() as stack:
+        try:
+            network = Network(["left", "right"])
+            stack.callback(network.remove)
+            network.lay()
+        except (OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"network namespaces or TUN devices cannot be made here: {error}")
+        yield network

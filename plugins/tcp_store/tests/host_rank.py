@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import signal
 import sys
 import time
@@ -31,7 +32,14 @@ class Waiting:
         plugin_manager.unregister(self)
 
 
-def main() -> None:  # noqa: PLR0912 one case for each command
+def fork(secs: float) -> None:
+    """Have a child that stays for so long, whatever becomes of this rank."""
+    if os.fork() == 0:
+        time.sleep(secs)
+        os._exit(0)
+
+
+def main() -> None:  # noqa: PLR0912 - one case a command
     """Obey until the end of input."""
     # Where a shell has put the test run into the background, Ctrl-C is ignored from the start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -61,6 +69,8 @@ def main() -> None:  # noqa: PLR0912 one case for each command
                 case "fail in phase":
                     with suppress(OSError), barrier.phase("save"):
                         raise OSError(command["reason"])
+                case "fork":
+                    fork(command["secs"])
                 case "close":
                     barrier.close()
         except BarrierError as error:

@@ -25,7 +25,7 @@ from barrier_core.testing.rank_threads import run_in_threads
 from barrier_core.verdict import Verdict
 from barrier_tcp_store import TCPStoreBarrier
 from barrier_tcp_store.access import TCPStoreAccess
-from barrier_tcp_store.hosting import Endpoint, host_store
+from barrier_tcp_store.hosting import Endpoint, HostedStore
 
 _one_environment = threading.Lock()  # for all threads of a process: one at a time changes it
 
@@ -334,14 +334,14 @@ def serve_store(rank: int, port: int, use_libuv: bool) -> None:
     left to itself, a client is ``::ffff:127.0.0.1``: that is in no hosts file, and so the server's
     thread waits for the DNS at every connection.
     """
-    state[f"server {port}"] = host_store(Endpoint("127.0.0.1", port), use_libuv)
+    state[f"server {port}"] = HostedStore(Endpoint("127.0.0.1", port), use_libuv)
 
 
 def count_keys(rank: int, port: int) -> int:
     """Return the number of keys in a store that this process serves."""
-    return int(state[f"server {port}"].num_keys())
+    return int(HostedStore._servers[Endpoint("127.0.0.1", port)].store.num_keys())
 
 
 def end_server(rank: int, port: int) -> None:
     """End a server."""
-    del state[f"server {port}"]
+    state.pop(f"server {port}").release()

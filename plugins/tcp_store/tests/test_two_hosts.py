@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ _HEARTBEAT_SECS = 0.5
 
 
 class HostRank:
-    """A rank on one of the hosts."""
+    """A rank on one of the hosts; ``parent`` is the command that runs it, if not the host."""
 
-    def __init__(self, network: Network, host: str, rank: int, world_size: int) -> None:
+    def __init__(
+        self, network: Network, host: str, rank: int, world_size: int, parent: Sequence[str] = ()
+    ) -> None:
         environ = os.environ | {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
         program = str(Path(__file__).with_name("host_rank.py"))
         self._process = subprocess.Popen(
-            network.command(host, sys.executable, program),
+            network.command(host, *parent, sys.executable, program),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -79,21 +81,6 @@ class HostRank:
                 pipe.close()
 
 
-@pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    """Two hosts."""
-    if os.geteuid() != 0:
-        pytest.skip("hosts are network namespaces, which need root")
-    with ExitStack() as stack:
-        try:
-            network = Network(["left", "right"])
-            stack.callback(network.remove)
-            network.lay()
-        except (OSError, subprocess.CalledProcessError) as error:
-            pytest.skip(f"network namespaces or TUN devices cannot be made here: {error}")
-        yield network
-
-
 @pytest.fixture
 def job(network: Network) -> dict[str, Any]:
     """What all ranks are told of the barrier."""
@@ -123,7 +110,7 @@ def ranks(network: Network, job: dict[str, Any]) -> Iterator[list[HostRank]]:
         yield ranks
 
 
-def run(ranks: list[HostRank], do: str, **arguments: Any) -> list[dict[str, Any]]:
+def run(ranks: Sequence[HostRank], do: str, **arguments: Any) -> list[dict[str, Any]]:
     """Have the ranks do the same at once, without an error; return their answers."""
     for rank in ranks:
         rank.tell(do, **arguments)
