@@ -13,9 +13,11 @@ _SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h
 
 
 def main() -> None:
-    """Forward until it is killed."""
+    """Forward until its input ends."""
     server = socket.create_server(("0.0.0.0", int(sys.argv[1])))
     os.setuid(1)  # whose connections are not redirected
+    # A change of user takes away the signal by which the end of unshare(1) would end this.
+    threading.Thread(target=end_with_input, daemon=True).start()
     print("listens", flush=True)
     while True:
         near, _ = server.accept()
@@ -25,6 +27,12 @@ def main() -> None:
         far.connect((socket.inet_ntoa(host), port))
         for source, target in ((near, far), (far, near)):
             threading.Thread(target=copy, args=(source, target), daemon=True).start()
+
+
+def end_with_input() -> None:
+    """End, as if killed, when the input does."""
+    sys.stdin.read()
+    os._exit(0)
 
 
 def copy(source: socket.socket, target: socket.socket) -> None:

@@ -128,12 +128,15 @@ def test_the_end_of_a_forwarder_is_not_taken_for_the_death_of_the_rank_behind_it
         program = str(Path(__file__).with_name("forwarder.py"))
         forwarder = subprocess.Popen(
             network.command("left", sys.executable, program, "9999"),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        stack.callback(forwarder.wait)
-        stack.callback(forwarder.kill)
+        assert forwarder.stdin is not None
         assert forwarder.stdout is not None
+        stack.callback(forwarder.stdout.close)
+        stack.callback(forwarder.wait)
+        stack.callback(forwarder.stdin.close)
         assert forwarder.stdout.readline() == "listens\n"
         pair = [HostRank(network, host, number, 2) for number, host in enumerate(("left", "right"))]
         for rank in pair:
@@ -145,8 +148,8 @@ def test_the_end_of_a_forwarder_is_not_taken_for_the_death_of_the_rank_behind_it
         silence(pair[1], "holds the interpreter")
         pair[0].tell("wait", timeout_secs=_LIMIT_SECS, say_so=True)
         assert pair[0].answer()["waits"]
-        forwarder.kill()
+        forwarder.stdin.close()
+        forwarder.wait()
         answer = pair[0].answer()
-        forwarder.stdout.close()
     assert answer["kind"] == "timeout"
     assert answer["states"] == ["unknown"]
