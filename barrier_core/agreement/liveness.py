@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from barrier_core.agreement.links import Link, Seen, family
+from barrier_core.options import LONGEST_WAIT_SECS
 from barrier_core.this_process import after_fork, boot_id, host_name, namespace_id
 
 _BACKLOG = 4096
@@ -163,7 +164,7 @@ class LivenessPort:
     def wait(self, timeout_secs: float | None) -> bool:
         """Wait for a call, and see to the connections meanwhile; False: nothing came in time.
 
-        Only one thread may wait.
+        Only one thread may wait. A number of seconds is cut to a day.
         """
         poller = select.poll()
         if len(self._links) < _MAX_LINKS:
@@ -172,7 +173,10 @@ class LivenessPort:
         for link in list(self._links):
             if not link.has_ended:
                 poller.register(*link.descriptor())
-        events = poller.poll(None if timeout_secs is None else timeout_secs * 1000 + 1)
+        if timeout_secs is None:
+            events = poller.poll()
+        else:
+            events = poller.poll(min(max(timeout_secs, 0.0), LONGEST_WAIT_SECS) * 1000 + 1)
         with suppress(OSError):
             while self._wakes.recv(4096):
                 pass

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from plugins.tcp_store.tests.test_two_hosts import HostRank, job, network, ranks, run
+from plugins.tcp_store.tests.test_two_hosts import HostRank, job, ranks, run
 from tests.support.network import Network
 
-__all__ = ["job", "network", "ranks"]  # fixtures
+__all__ = ["job", "ranks"]  # fixtures
 
 _LIMIT_SECS = 6.0
 

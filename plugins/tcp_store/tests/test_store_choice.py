@@ -140,7 +140,7 @@ def test_the_eight_parameters_of_torchs_own_class_work_by_position(free_port: in
         ({"tcpstore_port": 65536}, "tcpstore_port=65536 must be between 1 and 65535"),
         ({"timeout_barrier_init_secs": 0}, "timeout_barrier_init_secs=0 must be a positive"),
         ({"timeout_secs": -1}, "timeout_secs=-1 must be a positive"),
-        ({"heartbeat_secs": -1}, "heartbeat_secs=-1 must be a positive"),
+        ({"heartbeat_secs": -1}, "heartbeat_secs=-1 must be 0 or a positive"),
         ({"barrier_prefix": "x" * 501}, "must be a text of at most 500 bytes"),
         ({"barrier_prefix": "\N{GRINNING FACE}" * 126}, "must be a text of at most 500 bytes"),
         ({"generation": "x" * 501}, "generation='x+' must be a text of at most 500 bytes"),
