@@ -27,6 +27,7 @@ LONGEST_FIRST = (
     "tests/test_new_plugin.py",
     "plugins/tcp_store/tests/test_rounds.py",
     "plugins/tcp_store/tests/test_failures.py",
+    "plugins/tcp_store/tests/test_forks.py",
     "tests/test_compat.py",
 )
 """Groups that take more than half a minute: the others fill up the time beside them."""

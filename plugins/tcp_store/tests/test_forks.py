@@ -159,18 +159,23 @@ def test_a_program_that_a_rank_starts_inherits_no_socket(
 
 # On two hosts. A rank whose child is to outlive it must not be the first process of its host.
 
-_UNDER_A_SHELL = ("sh", "-c", 'exec 3<&0; "$@" <&3 3<&- & wait', "sh")
+_UNDER_A_SHELL = ("sh", "-c", 'exec 3<&0; "$@" <&3 3<&- & wait; sleep 120', "sh")
 
 
 class RankWithChild(HostRank):
     """A rank that can be killed without its children."""
 
-    def kill_alone(self) -> None:
-        """Kill the rank: SIGKILL. Its children live on."""
-        pid = self._process.pid
-        for _ in ("the shell", "the rank"):
-            pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
-        os.kill(pid, signal.SIGKILL)
+    def kill_alone(self) -> int:
+        """Kill the rank: SIGKILL. Return the pid of its child, which lives on."""
+        rank = _child(_child(self._process.pid))  # the shell's
+        child = _child(rank)
+        os.kill(rank, signal.SIGKILL)
+        return child
+
+
+def _child(pid: int) -> int:
+    """Return the pid of a process's first child."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 @pytest.fixture
@@ -205,8 +210,10 @@ def answers_after_the_death(dying: RankWithChild, others: list[RankWithChild]) -
         rank.tell("wait", say_so=True)
     for rank in others:
         assert rank.answer()["waits"]
-    dying.kill_alone()
-    return [rank.answer() for rank in others]
+    child = dying.kill_alone()
+    answers = [rank.answer() for rank in others]
+    os.kill(child, 0)  # it lives
+    return answers
 
 
 def test_a_rank_killed_on_the_other_host_is_dead_although_its_child_lives(
