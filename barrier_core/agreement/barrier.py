@@ -15,7 +15,7 @@ from barrier_core.agreement.leaving import leave
 from barrier_core.agreement.reasons import Posted
 from barrier_core.agreement.round import Rounds
 from barrier_core.agreement.round_log import Break
-from barrier_core.agreement.store import StoreAccess, StoreLostError
+from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreLostError
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.capability import Capability
 from barrier_core.contract import Barrier
@@ -190,7 +190,9 @@ class StoreBarrier(Barrier):
         # A forked child holds copies of the sockets, but leaving is the parent's; and a store that
         # is lost would only hold up the exit.
         lost = self.failed is not None and self.failed.verdict.kind == "store"
+        linger_secs = self._linger_secs if self._store.hosts_store else 0.0
         if self._owner.is_this_process() and not lost:
+            self._client.answer_by = time.monotonic() + linger_secs + ANSWER_SECS
             with suppress(StoreLostError):
                 all_have_left = leave(
                     self._client,
@@ -198,7 +200,7 @@ class StoreBarrier(Barrier):
                     self.rank_info.global_rank,
                     self.rank_info.global_world_size,
                     self._failure_detector,
-                    linger_secs=self._linger_secs if self._store.hosts_store else 0.0,
+                    linger_secs=linger_secs,
                     failed=self.failed is not None,
                 )
                 if all_have_left and not self._store.hosts_store:
