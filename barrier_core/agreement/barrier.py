@@ -15,7 +15,7 @@ from barrier_core.agreement.leaving import leave
 from barrier_core.agreement.reasons import Posted
 from barrier_core.agreement.round import Rounds
 from barrier_core.agreement.round_log import Break
-from barrier_core.agreement.store import StoreAccess, StoreLostError
+from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreLostError
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.capability import Capability
 from barrier_core.contract import Barrier
@@ -195,8 +195,10 @@ class StoreBarrier(Barrier):
 
     def _close(self) -> None:
         self._watcher.stop(_STOP_SECS)
+        linger_secs = self._linger_secs if self._store.hosts_store else 0.0
         # A store that is lost would only hold up the exit.
         if self.failed is None or self.failed.verdict.kind != "store":
+            self._client.answer_by = time.monotonic() + linger_secs + ANSWER_SECS
             with suppress(StoreLostError):
                 all_have_left = leave(
                     self._client,
@@ -204,7 +206,7 @@ class StoreBarrier(Barrier):
                     self.rank_info.global_rank,
                     self.rank_info.global_world_size,
                     self._failure_detector,
-                    linger_secs=self._linger_secs if self._store.hosts_store else 0.0,
+                    linger_secs=linger_secs,
                     failed=self.failed is not None,
                 )
                 if all_have_left and not self._store.hosts_store:

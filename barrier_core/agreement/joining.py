@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -92,6 +93,6 @@ def join_barrier(
             raise BarrierSetupError(f"cannot join through the {store.name}: {error}") from error
         undo.pop_all()
     # Joining may be slow, as thousands of ranks may do it at once; a round may not.
-    client.answer_secs = ANSWER_SECS
+    client.answer_secs, client.answer_by = ANSWER_SECS, math.inf
     client.incarnation = (joining.keys.job, job)
     return Joined(slot, joining.keys, client, me, joining.host, port, job)

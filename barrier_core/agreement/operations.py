@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from barrier_core.agreement.keys import Series
 from barrier_core.agreement.reasons import Reason
-from barrier_core.agreement.store import StoreClient
+from barrier_core.agreement.store import StoreClient, StoreLostError
 from barrier_core.verdict import RankStatus
 
 T = TypeVar("T")
@@ -156,4 +157,7 @@ def run(steps: Steps[T], performer: Performer) -> T:
         except StopIteration as done:
             result: T = done.value
             return result
+        # A slow store may answer each question in time, and yet take too long for all of them.
+        if time.monotonic() > performer.client.answer_by:
+            raise StoreLostError("its answers take too long")
         answer = operation.perform(performer)

@@ -48,7 +48,7 @@ from barrier_core.agreement.protocol import (
 )
 from barrier_core.agreement.reasons import Posted, Reason, StoreLost
 from barrier_core.agreement.round_log import Break
-from barrier_core.agreement.store import BRIEF_SECS, StoreClient, StoreLostError
+from barrier_core.agreement.store import ANSWER_SECS, BRIEF_SECS, StoreClient, StoreLostError
 from barrier_core.agreement.watcher import SlowRound, Watcher
 from barrier_core.contract import Barrier
 from barrier_core.errors import BarrierError, describe_exception, failure
@@ -219,10 +219,13 @@ class Rounds:
         series = self._series if current else self._keys.series(self._rank, self._world_size, "")
         round_ = self._round(number, series)
         cause = None
+        self.client.answer_by = time.monotonic() + ANSWER_SECS
         try:
             verdict = run(settle(round_, reason, arrived), self)
         except StoreLostError as error:
             cause, verdict = error, self._note_loss(number, series, error)
+        finally:
+            self.client.answer_by = math.inf
         self._stage = _OUTSIDE
         error_of_round = None if verdict is None else failure(verdict)
         if error_of_round is not None:
@@ -272,7 +275,11 @@ class Rounds:
             self._deadline = max(self._deadline, self._extended_deadline())
             reason = next_reason(self._mailbox, number)
             if reason is None and time.monotonic() >= self._deadline:
-                return Break("timeout", self._rank, f"after {self._limit_secs:g} s")
+                reason = Break("timeout", self._rank, f"after {self._limit_secs:g} s")
+        if reason is not None:
+            # All that remains to be asked must be answered within the time of one answer.
+            started = min(time.monotonic(), self._deadline - self._stagger_secs)
+            self.client.answer_by = started + ANSWER_SECS
         return reason
 
     def describe(self, ranks: Sequence[int]) -> tuple[RankStatus, ...]:
@@ -312,6 +319,7 @@ class Rounds:
         try:
             return run(steps(self._round(number, series)), self)
         finally:
+            self.client.answer_by = math.inf
             self._watcher.attend(None)
 
     def _extended_deadline(self) -> float:

@@ -9,6 +9,7 @@ round trip.
 from __future__ import annotations
 
 import abc
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -40,7 +41,7 @@ class StoreClient(abc.ABC):
 
     Keys and values are short text and bytes. Operations of one client take effect in the order in
     which they were called. Each raises `StoreLostError` when the store does not answer within
-    `answer_secs`.
+    `answer_secs`, or by `answer_by`: `answer_deadline` returns which comes first.
     """
 
     answer_secs: float = ANSWER_SECS
@@ -49,11 +50,17 @@ class StoreClient(abc.ABC):
     """A key and the value that it has for as long as the store forgets nothing; the engine sets it
     once the rank has joined. A client that connects anew by itself calls `check_incarnation` before
     anything else, or what it is asked next would be answered by a store that knows of nothing."""
+    answer_by: float = math.inf
+    """When the last of several answers must be there, in monotonic seconds; the engine sets it."""
 
     def __init__(self) -> None:
         self._wake_up = WakeUp()
         self._waits_for = ("", 0)
         after_fork(self.close_in_child)
+
+    def answer_deadline(self) -> float:
+        """Return until when to wait for an answer that is asked for now, in monotonic seconds."""
+        return min(time.monotonic() + self.answer_secs, self.answer_by)
 
     @abc.abstractmethod
     def append(self, key: str, record: bytes) -> None:

@@ -81,6 +81,7 @@ class TCPStoreAccess(StoreAccess):
                 refusals = 0
                 # Joining may be slow, as thousands of ranks may do it at once.
                 client.answer_secs = max(self._init_secs, ANSWER_SECS)
+                client.answer_by = deadline + ANSWER_SECS
                 if self._hosted_by_rank_0 and not self.hosts_store:
                     joining.wait_for_host(client, deadline)
                 client.can_count = self._can_count(client)
@@ -115,8 +116,9 @@ class TCPStoreAccess(StoreAccess):
         """
         (known,) = client.read([_COUNTS_KEY])
         if known is None:
-            with closing(self._connect()) as scratch:
-                scratch.answer_secs = client.answer_secs
+            left = max(client.answer_by - time.monotonic(), _RETRY_SECS)
+            with closing(self._connect(min(left, ANSWER_SECS))) as scratch:
+                scratch.answer_secs, scratch.answer_by = client.answer_secs, client.answer_by
                 found = scratch.probe_counting(f"barrier/probe/{os.urandom(8).hex()}")
             known = client.create(_COUNTS_KEY, b"yes" if found else b"no")
         return known == b"yes"

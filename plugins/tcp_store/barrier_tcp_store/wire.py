@@ -15,6 +15,7 @@ release signal is sent.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
@@ -81,6 +82,7 @@ class TCPStoreClient(StoreClient):
     def __init__(
         self, host: str, port: int, *, patience_secs: float = ANSWER_SECS, namespace: str = ""
     ) -> None:
+        self.answer_by = time.monotonic() + patience_secs
         self.answer_secs = patience_secs
         self._root = f"/{namespace}".encode()
         self._counted_in = False
@@ -107,7 +109,7 @@ class TCPStoreClient(StoreClient):
         except StoreLostError as error:
             self.close()
             raise StoreLostError(f"what answers at {host}:{port} is no TCPStore: {error}") from None
-        self.answer_secs = ANSWER_SECS
+        self.answer_secs, self.answer_by = ANSWER_SECS, math.inf
         self.can_count = True
         """Whether the server knows BARRIER (torch 2.13 does); without it, waiting is polling."""
 
@@ -292,7 +294,7 @@ class TCPStoreClient(StoreClient):
             self._send_rest(memoryview(request)[sent:])
 
     def _send_rest(self, rest: memoryview) -> None:
-        deadline = time.monotonic() + self.answer_secs
+        deadline = self.answer_deadline()
         writable = select.poll()
         writable.register(self._socket, select.POLLOUT)
         with self._asking():
@@ -310,18 +312,19 @@ class TCPStoreClient(StoreClient):
         """Sleep until so many bytes are there; to be woken for each answer would cost more."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
         try:
-            if not _is_ready(self._answers, time.monotonic() + self.answer_secs):
-                raise self._lost(f"no answer for {self.answer_secs:g} s")
+            asked, deadline = time.monotonic(), self.answer_deadline()
+            if not _is_ready(self._answers, deadline):
+                raise self._lost(f"no answer for {max(deadline - asked, 0.0):.3g} s")
         finally:
             if self._socket.fileno() >= 0:
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def _receive(self, size: int) -> bytes:
-        deadline = time.monotonic() + self.answer_secs
+        asked, deadline = time.monotonic(), self.answer_deadline()
         chunks: list[bytes] = []
         while size:
             if not _is_ready(self._answers, deadline):
-                raise self._lost(f"no answer for {self.answer_secs:g} s")
+                raise self._lost(f"no answer for {max(deadline - asked, 0.0):.3g} s")
             try:
                 chunk = self._socket.recv(size)
             except OSError as error:
