@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -20,6 +21,9 @@ def _in_child(action: Callable[[], object]) -> int:
     """Run something in a forked child; return its exit code."""
     child = os.fork()
     if child == 0:
+        # What the parent has let go of is not the child's to destroy: a process group of torch's
+        # that is collected here ends the child by SIGSEGV.
+        gc.disable()
         code = 1
         try:
             action()
