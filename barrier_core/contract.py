@@ -254,7 +254,10 @@ class Barrier(abc.ABC):
         self._require(Capability.ABORT, "abort()")
         self._require_open()
         if round is not None and round > self.round + 1:
-            raise BarrierUsageError(f"round={round}: this rank comes to {self.round + 1} next")
+            raise BarrierUsageError(
+                f"abort(round={round}) is too early: this rank comes to round {self.round + 1} "
+                "next; give that number, or none for the current or next round"
+            )
         if self.failed is not None or (round is not None and round <= self.round):
             return False
         self._abort(as_text(reason), *([] if round is None else [round]))
