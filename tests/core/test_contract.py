@@ -331,7 +331,9 @@ def test_an_abort_may_name_its_round(barrier: Recording) -> None:
     barrier.execute_barrier()
 
     assert not barrier.abort("too late", round=1)
-    with pytest.raises(BarrierUsageError, match=r"round=3\) is too early: .* comes to round 2 next"):
+    with pytest.raises(
+        BarrierUsageError, match=r"round=3\) is too early: .* comes to round 2 next"
+    ):
         barrier.abort("too early", round=3)
     assert barrier.abort("disk full", round=2)
 
