@@ -66,7 +66,7 @@ class TraceObserver:
         self._made: Counter[tuple[str, str, str, int]] = Counter()
         self._numbered = 0
         self._lock = threading.RLock()
-        self._writer = TraceWriter(self._all_files)
+        self._writer = TraceWriter(self._files)
         _observers.add(self)
         after_fork(self._forget_the_parent)
 
@@ -131,9 +131,6 @@ class TraceObserver:
         """
         self._writer.close(END_SECS)
 
-    def _all_files(self) -> list[TraceFile]:
-        return list(self._files.values())
-
     def _trace_of(self, barrier: Barrier) -> TracedBarrier:
         traced = self._traced.get(barrier)
         if traced is not None:
@@ -172,7 +169,7 @@ class TraceObserver:
         self._traced = weakref.WeakKeyDictionary()
         self._files = {}
         self._made = Counter()
-        self._writer = TraceWriter(self._all_files)
+        self._writer = TraceWriter(self._files)
         for file in files:
             file.close()
 

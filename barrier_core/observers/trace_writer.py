@@ -7,6 +7,10 @@ it does instead is one append to a queue, and a call to the writer if that sleep
 The writer writes at once what comes after a pause. What follows within `BATCH_SECS` is written
 together: a system call for each round would have the writer and the rounds fight for the
 interpreter's lock.
+
+At exit nobody waits for this thread. But while it waits for a frozen file system, Linux keeps what
+is left of the process, a zombie. Only a process of its own would change that, one more for each
+rank.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 from barrier_core.agreement.wakeup import WakeUp
 from barrier_core.observers.trace_file import TracedBarrier, TraceFile
@@ -36,10 +40,10 @@ class TraceWriter:
     by a signal handler at any moment.
 
     Args:
-        files: Returns all files that rounds are handed over for.
+        files: By rank, those that rounds are handed over for; more may be added.
     """
 
-    def __init__(self, files: Callable[[], Iterable[TraceFile]]) -> None:
+    def __init__(self, files: Mapping[int, TraceFile]) -> None:
         self._files = files
         self._queue: deque[tuple[TracedBarrier, PassedRound | FailedRound, int]] = deque()
         """A round stays here until it is written. Only the writer's thread removes."""
@@ -86,7 +90,7 @@ class TraceWriter:
     def log_missing(self) -> None:
         """Log how many rounds are missing, those that wait included."""
         waiting = Counter(traced.file for traced, _, _ in self._queue.copy())
-        for file in self._files():
+        for file in list(self._files.values()):
             file.log_missing(waiting[file])
 
     def _wait(self, done: Callable[[], bool], timeout_secs: float) -> bool:
@@ -127,7 +131,7 @@ class TraceWriter:
         try:
             self._write_until_closed()
         finally:
-            for file in self._files():
+            for file in list(self._files.values()):
                 file.close()
             self._closing = False
             self._must_be_called = True
@@ -164,5 +168,5 @@ class TraceWriter:
             file.write()
         for _ in batch:
             self._queue.popleft()
-        for file in self._files():
+        for file in list(self._files.values()):
             file.tell_dropped()

@@ -20,6 +20,8 @@ from barrier_core.observers import trace_writer
 from barrier_core.observers.trace_format import SUFFIX, Line, PassedRound, TraceStart
 from barrier_core.observers.trace_observer import TraceObserver
 from barrier_core.testing.rank_threads import run_in_threads
+from barrier_core.testing.ranks import wait_until
+from tests.support.disks import Disk, mounted_disk
 
 DEADLINE_SECS = 30.0
 """For what would wait for ever."""
@@ -76,6 +78,13 @@ def make(rank: int, world_size: int = 1) -> Barrier:
     return create_barrier(
         "local", global_rank=rank, global_world_size=world_size, barrier_prefix="frozen"
     )
+
+
+def passed_in(folder: Path) -> list[PassedRound]:
+    """Return the rounds that have passed, by the files of a folder."""
+    text = b"".join(path.read_bytes() for path in folder.glob(f"*{SUFFIX}"))
+    lines = msgspec.json.Decoder(Line).decode_lines(text[: text.rfind(b"\n") + 1])
+    return [line for line in lines if isinstance(line, PassedRound)]
 
 
 def test_a_frozen_trace_folder_delays_no_round(
@@ -146,3 +155,49 @@ def test_a_process_ends_although_its_trace_folder_is_frozen(tmp_path: Path) -> N
     )
 
     assert "3 rounds of rank 0 are missing in the trace" in ended.stderr
+
+
+# --- on a disk that is really frozen --------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    with mounted_disk(tmp_path) as disk:
+        yield disk
+
+
+def state_of(pid: int) -> str:
+    """Return the state of a process's main thread: Z has ended."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_program_ends_although_its_disk_is_frozen(disk: Disk) -> None:
+    """The kernel keeps what is left of the process, a zombie, until the disk is thawed."""
+    script = (
+        "from barrier_core import create_barrier\n"
+        "with create_barrier('local', global_rank=0, global_world_size=1) as barrier:\n"
+        "    barrier.execute_barrier()\n"
+        "    input()\n"
+        "    for _ in range(3):\n"
+        "        barrier.execute_barrier()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "BARRIER_TRACE_DIR": str(disk.path / "traces")},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_until(lambda: len(passed_in(disk.path / "traces")) == 1, "a round is in the file")
+        disk.freeze()
+        try:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            wait_until(lambda: state_of(process.pid) == "Z", "it has ended", DEADLINE_SECS)
+        finally:
+            disk.thaw()
+        _, said = process.communicate(timeout=DEADLINE_SECS)
+
+        assert process.returncode == 0
+    assert "3 rounds of rank 0 are missing in the trace" in said
