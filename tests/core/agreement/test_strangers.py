@@ -84,9 +84,9 @@ def test_no_value_at_any_key_lets_a_rank_pass_or_raise_anything_but_a_barrier_er
     outcomes = arriving(*barriers.values()).outcomes()
 
     assert time.monotonic() - started < 30
-    for name, barrier, error in zip(barriers, barriers.values(), outcomes, strict=True):
-        assert isinstance(error, BarrierFailedError), (name, error)
-        assert barrier.failed is error, name
+    for place, barrier, error in zip(barriers, barriers.values(), outcomes, strict=True):
+        assert isinstance(error, BarrierFailedError), (place, error)
+        assert barrier.failed is error, place
         barrier.close()
 
 
