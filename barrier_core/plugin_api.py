@@ -21,6 +21,7 @@ from __future__ import annotations
 from msgspec import Meta
 
 from barrier_core.agreement.barrier import StoreBarrier
+from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.agreement.keys import ROUND_DIGITS, RoundKeys, Series
 from barrier_core.agreement.store import (
     ANSWER_SECS,
@@ -29,7 +30,6 @@ from barrier_core.agreement.store import (
     Joining,
     StoreAccess,
     StoreClient,
-    StoreLostError,
 )
 from barrier_core.capability import Capability
 from barrier_core.contract import CONTRACT_VERSION, Barrier
@@ -70,9 +70,11 @@ from barrier_core.options import (
     GlobalWorldSize,
     HeartbeatSecs,
     JobId,
+    JobSecret,
     LingerSecs,
     ProgressExtendsDeadline,
     TimeoutSecs,
+    Verify,
     WarnAfterSecs,
     check_limit,
     check_name,
@@ -114,6 +116,7 @@ __all__ = [
     "GlobalWorldSize",
     "HeartbeatSecs",
     "JobId",
+    "JobSecret",
     "Joining",
     "Line",
     "LingerSecs",
@@ -136,6 +139,7 @@ __all__ = [
     "TraceStart",
     "Verdict",
     "VerdictKind",
+    "Verify",
     "WarnAfterSecs",
     "after_fork",
     "check_limit",

@@ -9,13 +9,15 @@ from typing import ClassVar
 
 from barrier_core.agreement.cleanup import FinishedRounds, remove_all
 from barrier_core.agreement.failure_detector import FailureDetector
+from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.agreement.gathering import gather
 from barrier_core.agreement.joining import join_barrier
 from barrier_core.agreement.leaving import leave
 from barrier_core.agreement.reasons import Posted
 from barrier_core.agreement.round import Rounds
 from barrier_core.agreement.round_log import Break
-from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreLostError
+from barrier_core.agreement.sealing import job_secret
+from barrier_core.agreement.store import ANSWER_SECS, StoreAccess
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.capability import Capability
 from barrier_core.contract import Barrier
@@ -47,6 +49,10 @@ class StoreBarrier(Barrier):
         linger_secs: How long, in seconds, a rank that hosts the store waits for the others in
             ``close``.
         job_id: Tells this job from others that use the store; from the launcher if None.
+        secret: Known to this job's ranks only, at least 16 characters; ``BARRIER_SECRET`` or the
+            file that ``BARRIER_SECRET_FILE`` names if None. Who does not know it cannot name a key
+            of the job.
+        verify: Authenticate every record with the secret, and read the log of every round.
 
     Raises:
         BarrierConfigError: An argument is out of range.
@@ -80,6 +86,8 @@ class StoreBarrier(Barrier):
         progress_extends_deadline: bool,
         linger_secs: float = DEFAULT_LINGER_SECS,
         job_id: str | None = None,
+        secret: str | None = None,
+        verify: bool = False,
     ) -> None:
         super().__init__(global_rank, global_world_size, timeout_secs, warn_after_secs)
         check_name("barrier_prefix", barrier_prefix)
@@ -90,17 +98,27 @@ class StoreBarrier(Barrier):
         if job_id is None:
             job_id = job_id_from_environment() or ""
         check_name("job_id", job_id)
+        secret = job_secret(secret, verify)
         self.barrier_prefix, self.generation, self.job_id = barrier_prefix, generation, job_id
         self._store = store
         self._linger_secs = check_seconds("linger_secs", linger_secs, zero=True)
-        self._slot, self._keys, self._client, me, host, self._liveness_port, job = join_barrier(
-            store, self.rank_info, job_id, barrier_prefix, generation, bool(heartbeat_secs)
+        joined = join_barrier(
+            store,
+            self.rank_info,
+            job_id,
+            barrier_prefix,
+            generation,
+            heartbeats=bool(heartbeat_secs),
+            secret=secret,
+            verify=verify,
         )
+        self._slot, self._keys, self._client, me, host, self._liveness_port, job, connect = joined
+        self._connect = connect
         self._failure_detector = FailureDetector(
             self._keys, me, heartbeat_secs, global_world_size, self._liveness_port, host
         )
         self._watcher = Watcher(
-            store.connect,
+            connect,
             self._keys,
             job,
             global_rank,
@@ -147,7 +165,7 @@ class StoreBarrier(Barrier):
         self._require_unbroken()
         try:
             return gather(
-                self._store.connect(),  # another thread may be in a round, on the barrier's own
+                self._connect(),  # another thread may be in a round, on the barrier's own
                 self._keys,
                 self.round + 1,
                 self.rank_info.global_rank,

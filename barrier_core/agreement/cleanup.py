@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from barrier_core.agreement.foreign import read_number
 from barrier_core.agreement.keys import Keys, Series
 from barrier_core.agreement.membership import decode_job_description
 from barrier_core.agreement.round_log import all_tags
@@ -61,7 +62,7 @@ def remove_all(client: StoreClient, keys: Keys) -> None:
     if job is None:
         return  # nobody has joined, or it is done already
     world_size = decode_job_description(job).world_size
-    first = int(cleaned_up or b"0") + 1
+    first = read_number(cleaned_up or b"0", "the number of a round") + 1
     logs: list[bytes | None] = []
     # The watcher, which removes batches, may have been many of them behind.
     while not logs or logs[-1] is not None:

@@ -7,10 +7,12 @@ import random
 import threading
 import time
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
+from barrier_core.agreement.foreign import decoder
 from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.links import Seen
 from barrier_core.agreement.liveness import LivenessPort, is_running, is_stopped
@@ -24,6 +26,7 @@ _ASKED_AT_ONCE = 64
 """How many silent ranks are asked, at most: a report spells out fewer."""
 _WATCHED = 3
 """On how many ranks of other machines a rank keeps an eye, at least, and they on it."""
+_LONGEST_AGE_SECS = 1e10
 
 Process = Literal["gone", "stopped", "runs"]
 """What the kernel of this machine says of a process of this machine."""
@@ -34,12 +37,11 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
     count: int
     progress: str | None
-    progress_age_secs: float | None
+    progress_age_secs: Annotated[float, Meta(ge=0, le=_LONGEST_AGE_SECS)] | None
     """Age of the progress when the heartbeat was sent: hosts' clocks are never compared."""
 
 
-# Made once, at import; see `round_log.decode_break`.
-_decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
+_decode_heartbeat = decoder(Heartbeat, "a heartbeat")
 
 
 class FailureDetector:

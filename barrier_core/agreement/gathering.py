@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 
 import msgspec
 
+from barrier_core.agreement.foreign import ForeignRecordError, decoder
 from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.store import StoreClient
 from barrier_core.errors import BarrierUsageError
 from barrier_core.verdict import format_ranks
+
+_decode_brought = decoder(tuple[int, str], "what a rank brings")
 
 
 def gather(
@@ -48,7 +51,7 @@ def gather(
         # before rank 0 has come to the next.
         brought = (client.read([key])[0] or b"").splitlines()
         client.remove([key])
-    by_rank = dict(msgspec.json.decode(each, type=tuple[int, str]) for each in brought)
+    by_rank = dict(_read_brought(brought))
     without = set(range(world_size)) - by_rank.keys()
     if without:
         raise BarrierUsageError(
@@ -56,3 +59,9 @@ def gather(
             "nothing: all ranks must call gather()"
         )
     return [by_rank[rank] for rank in range(world_size)]
+
+
+def _read_brought(lines: list[bytes]) -> Iterator[tuple[int, str]]:
+    for line in lines:
+        with suppress(ForeignRecordError):  # a line that no rank writes is left out
+            yield _decode_brought(line)

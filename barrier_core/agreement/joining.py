@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
 
 from barrier_core.agreement.cleanup import remove_older
+from barrier_core.agreement.foreign import StoreLostError, longest_value
 from barrier_core.agreement.keys import HOSTED_FOR, Keys
 from barrier_core.agreement.liveness import LivenessPort
 from barrier_core.agreement.membership import Member, join, wait_for_host
 from barrier_core.agreement.open_barriers import Slot
-from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreClient, StoreLostError
+from barrier_core.agreement.sealing import SealingClient, derive
+from barrier_core.agreement.store import ANSWER_SECS, Connect, StoreAccess, StoreClient
 from barrier_core.errors import BarrierSetupError
 from barrier_core.launcher import RankInfo
+
+_NAME_DIGITS = 32
+"""Hex digits of a name that follows from a secret: 128 bits."""
 
 
 class Joined(NamedTuple):
@@ -29,20 +35,25 @@ class Joined(NamedTuple):
     liveness_port: LivenessPort | None
     job: bytes
     """The job's record in the store."""
+    connect: Connect
+    """Opens another connection."""
 
 
 class _Joining:
     """The joining that is under way; see `store.Joining`."""
 
-    def __init__(self, rank: int, keys: Keys, slot: Slot) -> None:
+    def __init__(
+        self, rank: int, keys: Keys, slot: Slot, prepare: Callable[[StoreClient], StoreClient]
+    ) -> None:
         self.rank = rank
         self.keys = keys
         self.host: Member | None = None
         self._slot = slot
+        self._prepare = prepare
 
     def wait_for_host(self, client: StoreClient, deadline: float) -> None:
         """See `store.Joining`."""
-        keys, self.host = wait_for_host(client, self.keys, deadline)
+        keys, self.host = wait_for_host(self._prepare(client), self.keys, deadline)
         if keys is not self.keys:
             self.keys = keys
             self._slot.move_to(keys.incarnation)
@@ -55,6 +66,8 @@ def join_barrier(
     prefix: str,
     generation: str,
     heartbeats: bool,
+    secret: str | None = None,
+    verify: bool = False,
 ) -> Joined:
     """Take a slot, connect, and become a member.
 
@@ -65,6 +78,9 @@ def join_barrier(
         prefix: The barrier's name.
         generation: The job's generation.
         heartbeats: Whether the ranks look after each other over the network.
+        secret: Known to the job's ranks only, if they have one; the names of the keys follow from
+            it.
+        verify: Whether records are authenticated with it.
 
     Raises:
         BarrierSetupError: The store cannot be reached.
@@ -75,13 +91,21 @@ def join_barrier(
         undo.callback(store.close)
         slot = Slot.take((store.name, job_id, prefix, generation, rank))
         undo.callback(slot.give_back)
-        keys = Keys(prefix, f"{generation}.{slot.incarnation}", job_id)
-        joining = _Joining(rank, keys, slot)
+        secret_name = derive(secret, "keys", job_id).hex()[:_NAME_DIGITS] if secret else ""
+        keys = Keys(prefix, f"{generation}.{slot.incarnation}", job_id, secret_name)
+        seal = derive(secret, "records", job_id) if secret and verify else None
+
+        def prepare(client: StoreClient) -> StoreClient:
+            client.longest_value = longest_value(rank_info.global_world_size)
+            return client if seal is None else SealingClient(client, seal)
+
+        joining = _Joining(rank, keys, slot, prepare)
         try:
             client = store.open(joining)
             undo.callback(client.close)
             if store.hosts_store:
                 client.write(HOSTED_FOR, job_id.encode())
+            client = prepare(client)
             port = LivenessPort.open(client.address()) if heartbeats else None
             if port is not None:
                 undo.callback(port.close)
@@ -95,4 +119,8 @@ def join_barrier(
     # Joining may be slow, as thousands of ranks may do it at once; a round may not.
     client.answer_secs, client.answer_by = ANSWER_SECS, math.inf
     client.incarnation = (joining.keys.job, job)
-    return Joined(slot, joining.keys, client, me, joining.host, port, job)
+
+    def connect() -> StoreClient:
+        return prepare(store.connect())
+
+    return Joined(slot, joining.keys, client, me, joining.host, port, job, connect)

@@ -54,13 +54,18 @@ class Keys:
         prefix: The barrier's name.
         generation: The job's generation, and which barrier in it.
         job_id: Tells the job from others; empty where nothing does.
+        secret_name: What stands in the keys instead of the job's id, where the job has a secret.
     """
 
-    def __init__(self, prefix: str, generation: str, job_id: str = "") -> None:
+    def __init__(
+        self, prefix: str, generation: str, job_id: str = "", secret_name: str = ""
+    ) -> None:
         self.job_id = job_id
+        self._secret_name = secret_name
         self.prefix_name = prefix
         self.generation_name = quote(generation, safe="")
-        barrier = f"barrier/{quote(job_id, safe='')}/{quote(prefix, safe='')}"
+        job = secret_name or quote(job_id, safe="")
+        barrier = f"barrier/{job}/{quote(prefix, safe='')}"
         self.generations = f"{barrier}/generations"
         self.base = f"{barrier}/{self.generation_name}"
         self.job = f"{self.base}/job"
@@ -73,7 +78,7 @@ class Keys:
 
     def of_generation(self, name: str) -> Keys:
         """Return those of another generation of the barrier, by its ``generation_name``."""
-        return Keys(self.prefix_name, unquote(name), self.job_id)
+        return Keys(self.prefix_name, unquote(name), self.job_id, self._secret_name)
 
     @property
     def incarnation(self) -> int:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
+from barrier_core.agreement.foreign import decoder
 from barrier_core.agreement.keys import HOSTED_FOR, Keys
 from barrier_core.agreement.liveness import LivenessPort, is_running, machine_id, start_time
 from barrier_core.agreement.round_log import Break
@@ -19,13 +22,16 @@ PROTOCOL_VERSION = 2
 
 _FIRST_POLL_SECS = 0.01
 _LAST_POLL_SECS = 0.25
+_MOST_RANKS = 2**20
+_LONGEST_NUMBER = 18  # digits
+_LONGEST_SHOWN = 500  # bytes of a job's id
 
 
 class JobDescription(msgspec.Struct, frozen=True):
     """What all ranks of a generation must agree on."""
 
     protocol: int
-    world_size: int
+    world_size: Annotated[int, Meta(ge=1, le=_MOST_RANKS)]
     incarnation: str
     """Random, of the first to join: a store that has forgotten it has forgotten everything."""
 
@@ -33,12 +39,12 @@ class JobDescription(msgspec.Struct, frozen=True):
 class Member(msgspec.Struct, frozen=True):
     """A rank's record: which process it is, and how to look after it."""
 
-    rank: int
+    rank: Annotated[int, Meta(ge=0)]
     host: str
-    pid: int
+    pid: Annotated[int, Meta(ge=1, lt=2**31)]
     started: int
     machine: str
-    liveness_port: tuple[str, int] | None
+    liveness_port: tuple[str, Annotated[int, Meta(ge=1, lt=2**16)]] | None
     """Address and port that are open while the process lives, where it has one."""
     token: str = ""
     """What the process says to whoever connects there; see `links`."""
@@ -62,9 +68,8 @@ class Member(msgspec.Struct, frozen=True):
         )
 
 
-# Made once, at import; see `round_log.decode_break`.
-decode_job_description = msgspec.json.Decoder(JobDescription).decode
-decode_member = msgspec.json.Decoder(Member).decode
+decode_job_description = decoder(JobDescription, "the job's record")
+decode_member = decoder(Member, "a rank's record")
 
 
 def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> tuple[Keys, Member]:
@@ -103,10 +108,9 @@ def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> tuple[Key
         if time.monotonic() + pause >= deadline:
             there = f"; the last that it made there is {names[-1]}" if names else ""
             if hosted_for is not None and hosted_for != keys.job_id.encode():
-                there += (
-                    f"; the store is that of {_job(hosted_for.decode())}, and this rank is of "
-                    f"{_job(keys.job_id)}"
-                )
+                other = hosted_for[:_LONGEST_SHOWN].decode(errors="replace")
+                there += f"; the store is that of {_job(other)}, and this rank is of "
+                there += _job(keys.job_id)
             raise BarrierSetupError(
                 f"a store answers, but rank 0 has not come to the barrier {keys.prefix_name!r} of "
                 f"generation {keys.generation_name}{there}. Start all ranks, with the same "
@@ -170,4 +174,5 @@ def note_left(client: StoreClient, keys: Keys, rank: int) -> set[int]:
 
 def read_left(client: StoreClient, keys: Keys) -> set[int]:
     """Return the ranks that have left."""
-    return {int(rank) for rank in (client.read([keys.left])[0] or b"").split()}
+    words = (client.read([keys.left])[0] or b"").split()
+    return {int(word) for word in words if word.isdigit() and len(word) < _LONGEST_NUMBER}

@@ -35,6 +35,7 @@ from typing import NoReturn, cast
 
 from barrier_core.agreement.cleanup import FinishedRounds
 from barrier_core.agreement.failure_detector import FailureDetector
+from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.agreement.keys import Keys, Series
 from barrier_core.agreement.operations import Steps, run
 from barrier_core.agreement.protocol import (
@@ -48,7 +49,7 @@ from barrier_core.agreement.protocol import (
 )
 from barrier_core.agreement.reasons import Posted, Reason, StoreLost
 from barrier_core.agreement.round_log import Break
-from barrier_core.agreement.store import ANSWER_SECS, BRIEF_SECS, StoreClient, StoreLostError
+from barrier_core.agreement.store import ANSWER_SECS, BRIEF_SECS, StoreClient
 from barrier_core.agreement.watcher import SlowRound, Watcher
 from barrier_core.contract import Barrier
 from barrier_core.errors import BarrierError, describe_exception, failure
@@ -199,6 +200,7 @@ class Rounds:
             raise
         self._stage = _OUTSIDE
         if verdict is not None:
+            self._tell_loss(verdict)
             raise failure(verdict)
         if self._finished is not None:
             self._finished.add(number, series)
@@ -222,6 +224,7 @@ class Rounds:
         self.client.answer_by = time.monotonic() + ANSWER_SECS
         try:
             verdict = run(settle(round_, reason, arrived), self)
+            self._tell_loss(verdict)
         except StoreLostError as error:
             cause, verdict = error, self._note_loss(number, series, error)
         finally:
@@ -291,8 +294,13 @@ class Rounds:
         host = self._failure_detector.store_host(None)
         hosted = "" if host is None else f"; the store is hosted by {host}"
         verdict = lost(self._round(number, series), f"{error}{hosted}")
-        self._watcher.tell(Break("abort", self._rank, f"it has given up: {verdict.reason}"))
+        self._tell_loss(verdict)
         return verdict
+
+    def _tell_loss(self, verdict: Verdict | None) -> None:
+        """Have the others told where this rank has lost the store: its verdict is its own alone."""
+        if verdict is not None and verdict.kind == "store":
+            self._watcher.tell(Break("abort", self._rank, f"it has given up: {verdict.reason}"))
 
     def _round(self, number: int, series: Series) -> Round:
         return Round(number, series, self._keys, self._rank, self._job, self._store_name)

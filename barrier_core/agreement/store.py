@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from barrier_core.agreement.foreign import StoreLostError, longest_value
 from barrier_core.agreement.keys import Series
 from barrier_core.agreement.round_log import passed
 from barrier_core.agreement.wakeup import WakeUp
@@ -32,10 +33,6 @@ _FIRST_POLL_SECS = 0.001
 _LAST_POLL_SECS = 0.1
 
 
-class StoreLostError(ConnectionError):
-    """The store did not answer, or closed the connection. The engine makes a verdict of it."""
-
-
 class StoreClient(abc.ABC):
     """One rank's connection to the store; used by one thread at a time, but for `wake`.
 
@@ -52,6 +49,9 @@ class StoreClient(abc.ABC):
     anything else, or what it is asked next would be answered by a store that knows of nothing."""
     answer_by: float = math.inf
     """When the last of several answers must be there, in monotonic seconds; the engine sets it."""
+    longest_value: int = longest_value(1)
+    """Bytes that no value of the barrier exceeds; the engine sets it. A longer one is a stranger's:
+    a client that is told how long an answer is raises `StoreLostError` before it reads that."""
 
     def __init__(self) -> None:
         self._wake_up = WakeUp()

@@ -19,12 +19,13 @@ import msgspec
 
 from barrier_core.agreement.cleanup import Batch, remove_rounds
 from barrier_core.agreement.failure_detector import FailureDetector, Heartbeat
+from barrier_core.agreement.foreign import ForeignRecordError, StoreLostError, read_number
 from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.liveness import LivenessPort
 from barrier_core.agreement.protocol import evidence_in_log, evidence_in_store
-from barrier_core.agreement.reasons import Posted, Reason
+from barrier_core.agreement.reasons import Posted, Reason, StoreLost
 from barrier_core.agreement.round_log import Break, decode_break, decode_verdict, parse
-from barrier_core.agreement.store import Connect, StoreClient, StoreLostError
+from barrier_core.agreement.store import Connect, StoreClient
 from barrier_core.agreement.wakeup import WakeUp
 from barrier_core.this_process import after_fork
 from barrier_core.verdict import RankStatus
@@ -238,6 +239,8 @@ class Watcher:
             try:
                 self._turn()
                 self._failures = 0
+            except ForeignRecordError as error:
+                self._give_up(str(error))
             except StoreLostError:
                 # The caller notices on its own connection; here the next turn simply tries again.
                 self._failures += 1
@@ -267,6 +270,16 @@ class Watcher:
         if slow is not None and not slow.has_evidence:
             self._look_after(self._client, slow)
         self._asking_since = None
+
+    def _give_up(self, why: str) -> None:
+        """Have the barrier end, as somebody else writes to its keys."""
+        self._asking_since = None
+        if not self._has_posted:
+            self._has_posted = True
+            self._post(Posted(StoreLost(why)))
+        if self._slow is not None:
+            self._slow.has_evidence = True
+            self._slow.looked.set()
 
     def _tell_others(self, client: StoreClient) -> None:
         if self._untold is not None:
@@ -316,7 +329,7 @@ class Watcher:
             job != self._job,
             None if verdict is None else decode_verdict(verdict),
             None if alarm is None else decode_break(alarm),
-            None if passed is None else int(passed),
+            None if passed is None else read_number(passed, "the number of a round"),
             number,
         )
 
@@ -347,7 +360,7 @@ class Watcher:
 
     def _look(self, client: StoreClient, slow: SlowRound) -> Reason | None:
         """Look who is missing from the round's log, and whether they live."""
-        log = parse(client.read([slow.log])[0] or b"")
+        log = parse(client.read([slow.log])[0] or b"", self._world_size)
         slow.arrived = [arrival.rank for arrival in log.arrivals]
         reason = evidence_in_log(log, self._rank, self._world_size, slow.number)
         if reason is not None or self._rank not in slow.arrived:

@@ -13,7 +13,7 @@ import pytest
 from barrier_file import FileBarrier, FileClient
 
 from barrier_core import BarrierConnectionError
-from barrier_core.agreement.store import StoreLostError
+from barrier_core.agreement.foreign import StoreLostError
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

@@ -337,6 +337,8 @@ class TCPStoreClient(StoreClient):
 
     def _receive_text(self) -> bytes:
         (size,) = _LENGTH.unpack(self._receive(_LENGTH.size))
+        if size > self.longest_value:
+            raise self._lost(f"it answers {size} bytes, where no rank has written so much")
         return self._receive(size)
 
     def _lost(self, why: str, kind: type[StoreLostError] = StoreLostError) -> StoreLostError:

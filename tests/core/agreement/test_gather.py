@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from barrier_core import BarrierConnectionError, BarrierTimeoutError, BarrierUsageError
-from barrier_core.agreement.store import StoreLostError
+from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.backends.local import STORE, LocalBarrier, LocalClient
 
 WORLD_SIZE = 3
