@@ -1,6 +1,6 @@
 """Two commits side by side: rounds of ``tcp_store``, blocks of both in turn, in one run.
 
-    python -m benchmarks.compare --base COMMIT [--ranks 2 4 8 16] [--sittings 5] [--blocks 12] [--seconds 0.15]
+    python -m benchmarks.compare --base COMMIT [--ranks 2 4 8 16] [--sittings 5] [--blocks 12]
 
 Each commit has rank processes and a server process of its own; while one has its block, the other's
 processes sleep. The ratio of a pair of blocks that follow each other is free of what changes slowly
