@@ -15,6 +15,7 @@ from barrier_core.agreement.leaving import leave
 from barrier_core.agreement.reasons import Posted
 from barrier_core.agreement.round import Rounds
 from barrier_core.agreement.round_log import Break
+from barrier_core.agreement.setting_up import SettingUp
 from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreLostError
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.capability import Capability
@@ -41,7 +42,8 @@ class StoreBarrier(Barrier):
         barrier_prefix: Name of this barrier in the store.
         generation: Changes when the whole job restarts; from the launcher if None.
         timeout_secs: Hard limit in seconds on one wait; None or infinity: no limit.
-        warn_after_secs: Soft limit in seconds after which observers hear who is missing.
+        warn_after_secs: Soft limit in seconds after which observers hear who is missing, and after
+            which the log says what the set-up waits for.
         heartbeat_secs: Seconds between heartbeats; 0 turns them off.
         progress_extends_deadline: Count the hard limit from the late ranks' last progress.
         linger_secs: How long, in seconds, a rank that hosts the store waits for the others in
@@ -93,23 +95,34 @@ class StoreBarrier(Barrier):
         self.barrier_prefix, self.generation, self.job_id = barrier_prefix, generation, job_id
         self._store = store
         self._linger_secs = check_seconds("linger_secs", linger_secs, zero=True)
-        self._slot, self._keys, self._client, me, host, self._liveness_port, job = join_barrier(
-            store, self.rank_info, job_id, barrier_prefix, generation, bool(heartbeat_secs)
-        )
-        self._failure_detector = FailureDetector(
-            self._keys, me, heartbeat_secs, global_world_size, self._liveness_port, host
-        )
-        self._watcher = Watcher(
-            store.connect,
-            self._keys,
-            job,
-            global_rank,
-            global_world_size,
-            heartbeat_secs,
-            self._failure_detector,
-            self._liveness_port,
-            self._post,
-        )
+        waits_for = f"no answer from the {store.name}"
+        with SettingUp(
+            global_rank, barrier_prefix, self.warn_after_secs, store.set_up_secs, waits_for
+        ) as setting_up:
+            joined = join_barrier(
+                store,
+                self.rank_info,
+                job_id,
+                barrier_prefix,
+                generation,
+                bool(heartbeat_secs),
+                setting_up,
+            )
+            self._slot, self._keys, self._client, me, host, self._liveness_port, job = joined
+            self._failure_detector = FailureDetector(
+                self._keys, me, heartbeat_secs, global_world_size, self._liveness_port, host
+            )
+            self._watcher = Watcher(
+                store.connect,
+                self._keys,
+                job,
+                global_rank,
+                global_world_size,
+                heartbeat_secs,
+                self._failure_detector,
+                self._liveness_port,
+                self._post,
+            )
         self._rounds = Rounds(
             self,
             self._mailbox,

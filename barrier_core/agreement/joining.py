@@ -11,6 +11,7 @@ from barrier_core.agreement.keys import HOSTED_FOR, Keys
 from barrier_core.agreement.liveness import LivenessPort
 from barrier_core.agreement.membership import Member, join, wait_for_host
 from barrier_core.agreement.open_barriers import Slot
+from barrier_core.agreement.setting_up import SettingUp
 from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreClient, StoreLostError
 from barrier_core.errors import BarrierSetupError
 from barrier_core.launcher import RankInfo
@@ -34,15 +35,20 @@ class Joined(NamedTuple):
 class _Joining:
     """The joining that is under way; see `store.Joining`."""
 
-    def __init__(self, rank: int, keys: Keys, slot: Slot) -> None:
+    def __init__(self, rank: int, keys: Keys, slot: Slot, setting_up: SettingUp) -> None:
         self.rank = rank
         self.keys = keys
         self.host: Member | None = None
         self._slot = slot
+        self._setting_up = setting_up
+
+    def still_waiting(self, for_what: str) -> None:
+        """See `store.Joining`."""
+        self._setting_up.waits_for = for_what
 
     def wait_for_host(self, client: StoreClient, deadline: float) -> None:
         """See `store.Joining`."""
-        keys, self.host = wait_for_host(client, self.keys, deadline)
+        keys, self.host = wait_for_host(client, self.keys, deadline, self.still_waiting)
         if keys is not self.keys:
             self.keys = keys
             self._slot.move_to(keys.incarnation)
@@ -55,6 +61,7 @@ def join_barrier(
     prefix: str,
     generation: str,
     heartbeats: bool,
+    setting_up: SettingUp,
 ) -> Joined:
     """Take a slot, connect, and become a member.
 
@@ -65,6 +72,7 @@ def join_barrier(
         prefix: The barrier's name.
         generation: The job's generation.
         heartbeats: Whether the ranks look after each other over the network.
+        setting_up: Is told what it waits for.
 
     Raises:
         BarrierSetupError: The store cannot be reached.
@@ -76,10 +84,11 @@ def join_barrier(
         slot = Slot.take((store.name, job_id, prefix, generation, rank))
         undo.callback(slot.give_back)
         keys = Keys(prefix, f"{generation}.{slot.incarnation}", job_id)
-        joining = _Joining(rank, keys, slot)
+        joining = _Joining(rank, keys, slot, setting_up)
         try:
             client = store.open(joining)
             undo.callback(client.close)
+            joining.still_waiting(f"no answer from the {store.name}")
             if store.hosts_store:
                 client.write(HOSTED_FOR, job_id.encode())
             port = LivenessPort.open(client.address()) if heartbeats else None

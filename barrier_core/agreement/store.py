@@ -174,6 +174,15 @@ class Joining(Protocol):
 
     rank: int
 
+    def still_waiting(self, for_what: str) -> None:
+        """Note what the rank waits for: the log says it once that has lasted for the soft limit.
+
+        A backend that says nothing is said to wait for an answer of the store.
+
+        Args:
+            for_what: In words, such as ``no answer from the TCP store at 10.0.0.1:29511``.
+        """
+
     def wait_for_host(self, client: StoreClient, deadline: float) -> None:
         """Return once rank 0 has come to this barrier, on the server of ``client``.
 
@@ -200,6 +209,8 @@ class StoreAccess:
 
     hosts_store = False
     """Whether the store dies with this process, which then leaves last."""
+    set_up_secs = math.inf
+    """How long `open` waits for the store at most, in seconds; the log of a long wait says it."""
 
     def __init__(self, name: str, connect: Connect) -> None:
         self.name = name

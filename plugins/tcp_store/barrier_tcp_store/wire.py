@@ -21,7 +21,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from barrier_core.plugin_api import (
@@ -62,6 +62,13 @@ def _text(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
+StillWaiting = Callable[[str], object]
+
+
+def _go_on(why: str) -> None:
+    pass
+
+
 class _ClosedError(StoreLostError):
     """The server has closed the connection."""
 
@@ -75,12 +82,21 @@ class TCPStoreClient(StoreClient):
         patience_secs: How long to go on trying, in seconds, until a TCPStore answers there.
         namespace: Put before every key; ends in ``/`` if not empty.
 
+        still_waiting: Is told, again and again while it tries, why nothing has come of it yet, or
+            the empty string; may raise `StoreLostError`, to give up.
+
     Raises:
         StoreLostError: No TCPStore answers at the address.
     """
 
     def __init__(
-        self, host: str, port: int, *, patience_secs: float = ANSWER_SECS, namespace: str = ""
+        self,
+        host: str,
+        port: int,
+        *,
+        patience_secs: float = ANSWER_SECS,
+        namespace: str = "",
+        still_waiting: StillWaiting = _go_on,
     ) -> None:
         self.answer_by = time.monotonic() + patience_secs
         self.answer_secs = patience_secs
@@ -91,7 +107,7 @@ class TCPStoreClient(StoreClient):
         """The last series of rounds, most often the next round's, too."""
         self._around_number: list[bytes] = []
         """The request of its arrivals; between the parts comes the round's number."""
-        self._socket = _connect(host, port, patience_secs)
+        self._socket = _connect(host, port, patience_secs, still_waiting)
         # For the `recv` of `wait_briefly`. Requests go out by `os.write`, which would otherwise
         # ask first, each time, whether there is room for them.
         self._socket.settimeout(BRIEF_SECS)
@@ -355,7 +371,9 @@ def _is_ready(poller: select.poll, deadline: float) -> bool:
             return False
 
 
-def _connect(host: str, port: int, patience_secs: float) -> socket.socket:
+def _connect(
+    host: str, port: int, patience_secs: float, still_waiting: StillWaiting
+) -> socket.socket:
     """Connect, trying again for as long as patience lasts: the host may not be up yet."""
     deadline = time.monotonic() + patience_secs
     while True:
@@ -368,6 +386,7 @@ def _connect(host: str, port: int, patience_secs: float) -> socket.socket:
                 raise StoreLostError(
                     f"nobody answers at {host}:{port} within {patience_secs:g} s ({error})"
                 ) from None
+            still_waiting(error.strerror or str(error))
             time.sleep(_RETRY_SECS)
         else:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
