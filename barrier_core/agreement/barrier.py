@@ -108,12 +108,12 @@ class StoreBarrier(Barrier):
                 bool(heartbeat_secs),
                 setting_up,
             )
-            self._slot, self._keys, self._client, me, host, self._liveness_port, job = joined
+            self._slot, self._keys, self._client, me, host, self._liveness_port, job, _ = joined
             self._failure_detector = FailureDetector(
                 self._keys, me, heartbeat_secs, global_world_size, self._liveness_port, host
             )
             self._watcher = Watcher(
-                store.connect,
+                store,
                 self._keys,
                 job,
                 global_rank,
@@ -122,6 +122,7 @@ class StoreBarrier(Barrier):
                 self._failure_detector,
                 self._liveness_port,
                 self._post,
+                connect_by=joined.answer_by,
             )
         self._rounds = Rounds(
             self,
@@ -225,6 +226,7 @@ class StoreBarrier(Barrier):
                 if all_have_left and not self._store.hosts_store:
                     remove_all(self._client, self._keys)
         self._client.close()
+        self._watcher.join(ANSWER_SECS)
         if self._liveness_port is not None:
             self._liveness_port.say_farewell()
             self._liveness_port.close()

@@ -30,6 +30,8 @@ class Joined(NamedTuple):
     liveness_port: LivenessPort | None
     job: bytes
     """The job's record in the store."""
+    answer_by: float
+    """When set-up has to be over, in monotonic seconds, as far as the backend has said."""
 
 
 class _Joining:
@@ -102,6 +104,7 @@ def join_barrier(
             raise BarrierSetupError(f"cannot join through the {store.name}: {error}") from error
         undo.pop_all()
     # Joining may be slow, as thousands of ranks may do it at once; a round may not.
+    answer_by = client.answer_by
     client.answer_secs, client.answer_by = ANSWER_SECS, math.inf
     client.incarnation = (joining.keys.job, job)
-    return Joined(slot, joining.keys, client, me, joining.host, port, job)
+    return Joined(slot, joining.keys, client, me, joining.host, port, job, answer_by)

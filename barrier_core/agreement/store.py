@@ -212,6 +212,11 @@ class StoreAccess:
     set_up_secs = math.inf
     """How long `open` waits for the store at most, in seconds; the log of a long wait says it."""
 
+    is_closing = False
+    """Whether the barrier is being closed: what `connect` has opened, or is about to open, then
+    raises rather than wait for an answer. The engine sets it. Closing takes up to `ANSWER_SECS`
+    longer where a backend does not heed it."""
+
     def __init__(self, name: str, connect: Connect) -> None:
         self.name = name
         self.connect = connect

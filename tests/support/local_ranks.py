@@ -93,6 +93,7 @@ class BarrierOnAccess(StoreBarrier):
         generation: str | None = None,
         progress_extends_deadline: bool = False,
         warn_after_secs: float | None = None,
+        heartbeat_secs: float = 0.0,
     ) -> None:
         super().__init__(
             global_rank,
@@ -102,7 +103,7 @@ class BarrierOnAccess(StoreBarrier):
             generation=generation,
             timeout_secs=timeout_secs,
             warn_after_secs=warn_after_secs,
-            heartbeat_secs=0.0,
+            heartbeat_secs=heartbeat_secs,
             progress_extends_deadline=progress_extends_deadline,
         )
 

@@ -17,8 +17,9 @@ from barrier_core.plugin_api import (
     StoreClient,
     StoreLostError,
 )
+from barrier_tcp_store.connecting import StillWaiting, go_on
 from barrier_tcp_store.hosting import Endpoint, HostedStore, agent_store, endpoint_of
-from barrier_tcp_store.wire import StillWaiting, TCPStoreClient
+from barrier_tcp_store.wire import TCPStoreClient
 
 _RETRY_SECS = 0.05
 _REFUSALS = 3
@@ -90,6 +91,9 @@ class TCPStoreAccess(StoreAccess):
                 if self._hosted_by_rank_0 and not self.hosts_store:
                     joining.wait_for_host(client, deadline)
                 client.can_count = self._can_count(client)
+                client.still_waiting = go_on
+                # From now on nobody waits for a name server, which nothing could end.
+                self._endpoint = self._endpoint._replace(host=client.server_address())
                 return client
             except BaseException as error:
                 if client is None:
@@ -109,7 +113,7 @@ class TCPStoreAccess(StoreAccess):
             self._hosted.release()
 
     def _connect(
-        self, patience_secs: float = ANSWER_SECS, still_waiting: StillWaiting = lambda why: None
+        self, patience_secs: float = ANSWER_SECS, still_waiting: StillWaiting | None = None
     ) -> TCPStoreClient:
         host, port, namespace = self._endpoint
         return TCPStoreClient(
@@ -117,8 +121,12 @@ class TCPStoreAccess(StoreAccess):
             port,
             patience_secs=patience_secs,
             namespace=namespace,
-            still_waiting=still_waiting,
+            still_waiting=still_waiting or self._end_when_closing,
         )
+
+    def _end_when_closing(self, why: str) -> None:
+        if self.is_closing:
+            raise StoreLostError("the barrier is being closed")
 
     def _can_count(self, client: TCPStoreClient) -> bool:
         """Whether all ranks may use BARRIER; they agree, as one that only polls is not counted.

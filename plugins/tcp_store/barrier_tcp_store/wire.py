@@ -21,7 +21,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from barrier_core.plugin_api import (
@@ -32,8 +32,8 @@ from barrier_core.plugin_api import (
     StoreClient,
     StoreLostError,
 )
+from barrier_tcp_store.connecting import StillWaiting, connect, go_on, is_ready
 
-_RETRY_SECS = 0.1
 _LONGEST_POLL_MS = 2**31 - 1
 
 _VALIDATE = b"\x00"
@@ -62,13 +62,6 @@ def _text(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
 
 
-StillWaiting = Callable[[str], object]
-
-
-def _go_on(why: str) -> None:
-    pass
-
-
 class _ClosedError(StoreLostError):
     """The server has closed the connection."""
 
@@ -82,8 +75,7 @@ class TCPStoreClient(StoreClient):
         patience_secs: How long to go on trying, in seconds, until a TCPStore answers there.
         namespace: Put before every key; ends in ``/`` if not empty.
 
-        still_waiting: Is told, again and again while it tries, why nothing has come of it yet, or
-            the empty string; may raise `StoreLostError`, to give up.
+        still_waiting: Is told while it waits; see `StillWaiting`.
 
     Raises:
         StoreLostError: No TCPStore answers at the address.
@@ -96,7 +88,7 @@ class TCPStoreClient(StoreClient):
         *,
         patience_secs: float = ANSWER_SECS,
         namespace: str = "",
-        still_waiting: StillWaiting = _go_on,
+        still_waiting: StillWaiting = go_on,
     ) -> None:
         self.answer_by = time.monotonic() + patience_secs
         self.answer_secs = patience_secs
@@ -107,7 +99,8 @@ class TCPStoreClient(StoreClient):
         """The last series of rounds, most often the next round's, too."""
         self._around_number: list[bytes] = []
         """The request of its arrivals; between the parts comes the round's number."""
-        self._socket = _connect(host, port, patience_secs, still_waiting)
+        self.still_waiting = still_waiting
+        self._socket = connect(host, port, patience_secs, still_waiting)
         # For the `recv` of `wait_briefly`. Requests go out by `os.write`, which would otherwise
         # ask first, each time, whether there is room for them.
         self._socket.settimeout(BRIEF_SECS)
@@ -259,6 +252,13 @@ class TCPStoreClient(StoreClient):
         address: str = self._socket.getsockname()[0]
         return address
 
+    def server_address(self) -> str:
+        """Return the address of the server's host, in numbers."""
+        try:
+            return socket.getnameinfo(self._socket.getpeername(), socket.NI_NUMERICHOST)[0]
+        except OSError as error:
+            raise self._lost(str(error), _ClosedError) from None
+
     def probe_counting(self, scratch: str) -> bool:
         """Ask whether the server knows BARRIER; one that does not closes the connection.
 
@@ -315,7 +315,7 @@ class TCPStoreClient(StoreClient):
         writable.register(self._socket, select.POLLOUT)
         with self._asking():
             while rest:
-                if not _is_ready(writable, deadline):
+                if not is_ready(writable, deadline, self.still_waiting):
                     raise self._lost(f"it took no request for {self.answer_secs:g} s")
                 try:
                     rest = rest[os.write(self._socket.fileno(), rest) :]
@@ -329,7 +329,7 @@ class TCPStoreClient(StoreClient):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
         try:
             asked, deadline = time.monotonic(), self.answer_deadline()
-            if not _is_ready(self._answers, deadline):
+            if not is_ready(self._answers, deadline, self.still_waiting):
                 raise self._lost(f"no answer for {max(deadline - asked, 0.0):.3g} s")
         finally:
             if self._socket.fileno() >= 0:
@@ -339,7 +339,7 @@ class TCPStoreClient(StoreClient):
         asked, deadline = time.monotonic(), self.answer_deadline()
         chunks: list[bytes] = []
         while size:
-            if not _is_ready(self._answers, deadline):
+            if not is_ready(self._answers, deadline, self.still_waiting):
                 raise self._lost(f"no answer for {max(deadline - asked, 0.0):.3g} s")
             try:
                 chunk = self._socket.recv(size)
@@ -359,36 +359,3 @@ class TCPStoreClient(StoreClient):
         # The stream is out of step from here on: an answer may still come, to nobody's question.
         self._socket.close()
         return kind(why)
-
-
-def _is_ready(poller: select.poll, deadline: float) -> bool:
-    """Wait until a poll reports something; False at the deadline, in monotonic seconds."""
-    while True:
-        left = max(deadline - time.monotonic(), 0.0)
-        if poller.poll(min(left * 1000, _LONGEST_POLL_MS)):
-            return True
-        if time.monotonic() >= deadline:
-            return False
-
-
-def _connect(
-    host: str, port: int, patience_secs: float, still_waiting: StillWaiting
-) -> socket.socket:
-    """Connect, trying again for as long as patience lasts: the host may not be up yet."""
-    deadline = time.monotonic() + patience_secs
-    while True:
-        left = max(deadline - time.monotonic(), 0.01)
-        try:
-            longest = min(left, _LONGEST_POLL_MS / 1000)
-            connection = socket.create_connection((host, port), timeout=longest)
-        except OSError as error:
-            if time.monotonic() + _RETRY_SECS >= deadline:
-                raise StoreLostError(
-                    f"nobody answers at {host}:{port} within {patience_secs:g} s ({error})"
-                ) from None
-            still_waiting(error.strerror or str(error))
-            time.sleep(_RETRY_SECS)
-        else:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.setblocking(False)
-            return connection

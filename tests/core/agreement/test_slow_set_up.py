@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 
 import pytest
 
 from barrier_core.agreement.setting_up import SettingUp
 from barrier_core.agreement.store import Joining, StoreAccess, StoreClient
+from barrier_core.backends.local import STORE, LocalClient
 from tests.support.injected_stores import FOLLOWING, InjectedAccess, StoreCall
-from tests.support.local_ranks import LocalJob, Ranks, wait_until
+from tests.support.local_ranks import LocalJob, Ranks, arriving, wait_until
 
 WARN_SECS = 0.05
 
@@ -98,6 +100,35 @@ def test_a_set_up_without_a_soft_limit_says_nothing(
     joining.pass_()
 
     assert {message.partition(" has")[0] for message in caplog.messages} == {"rank 1"}
+
+
+class SecondConnectionIsSlow(StoreAccess):
+    """Set-up has little time, and the connection for the heartbeats takes long."""
+
+    def __init__(self) -> None:
+        super().__init__("slow store", self._connect)
+        self.answers = threading.Event()
+        self._connections = 0
+
+    def open(self, joining: Joining) -> StoreClient:
+        client = super().open(joining)
+        client.answer_by = time.monotonic() + 0.2
+        return client
+
+    def _connect(self) -> StoreClient:
+        self._connections += 1
+        if self._connections > 1:
+            assert self.answers.wait(20)
+        return LocalClient(STORE)
+
+
+def test_the_connection_for_the_heartbeats_does_not_make_set_up_longer(job: LocalJob) -> None:
+    store = SecondConnectionIsSlow()
+    barriers = [job.barrier(0, 2, store, heartbeat_secs=1), job.barrier(1, 2)]
+    assert not store.answers.is_set()
+
+    arriving(*barriers).pass_()
+    store.answers.set()
 
 
 @pytest.mark.parametrize("seconds", [WARN_SECS, 1e300])
