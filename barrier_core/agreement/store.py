@@ -160,6 +160,16 @@ class StoreClient(abc.ABC):
         """
         return False
 
+    def abandon(self, series: Series, number: int, record: bytes) -> None:
+        """Send after the `arrive` that the rank has given up; wait for nothing, and do not raise.
+
+        Called when the store has not answered: the arrival may still lie in a queue, and must not
+        release a rank later. A client whose requests can wait in a queue has the store remove the
+        round's release signal and then append ``record`` to its log, in this order and on the
+        connection of the arrival. By default nothing is sent.
+        """
+        return
+
     def wake(self) -> None:
         """Make a `wait` under way, or else the next one, return. Any thread may call it."""
         self._wake_up.call()

@@ -93,6 +93,8 @@ class TCPStoreClient(StoreClient):
         self.answer_by = time.monotonic() + patience_secs
         self.answer_secs = patience_secs
         self._root = f"/{namespace}".encode()
+        self._abandoned = -1
+        """Descriptor of a connection that is out of step, if any: only `abandon` uses it."""
         self._counted_in = False
         """Whether a BARRIER has been sent whose answer has not been read."""
         self._series: Series | None = None
@@ -233,6 +235,13 @@ class TCPStoreClient(StoreClient):
         self._counted_in = False
         return released
 
+    def abandon(self, series: Series, number: int, record: bytes) -> None:
+        """See `StoreClient`; one-way: the answer to the removal is never read."""
+        keys = series.keys(number)
+        removal = _DELETE_KEY + self._key(keys.release)
+        with suppress(OSError):  # there is no connection any more, or it takes nothing
+            os.write(self._abandoned, removal + _APPEND + self._key(keys.log) + _text(record))
+
     def wake(self) -> None:
         """See `StoreClient`."""
         super().wake()
@@ -242,6 +251,9 @@ class TCPStoreClient(StoreClient):
     def close(self) -> None:
         """See `StoreClient`."""
         self._socket.close()
+        if self._abandoned >= 0:
+            os.close(self._abandoned)
+            self._abandoned = -1
         if self._wake_writer >= 0:
             os.close(self._wake_reader)
             os.close(self._wake_writer)
@@ -292,7 +304,19 @@ class TCPStoreClient(StoreClient):
         try:
             yield
         except BaseException:
-            self._socket.close()
+            self._give_up_connection()
+            raise
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Close the connection for good when a request is not sent to its end."""
+        try:
+            yield
+        except BaseException:
+            self._give_up_connection()
+            if self._abandoned >= 0:
+                os.close(self._abandoned)
+                self._abandoned = -1
             raise
 
     def _key(self, key: str) -> bytes:
@@ -313,7 +337,7 @@ class TCPStoreClient(StoreClient):
         deadline = self.answer_deadline()
         writable = select.poll()
         writable.register(self._socket, select.POLLOUT)
-        with self._asking():
+        with self._sending():
             while rest:
                 if not is_ready(writable, deadline, self.still_waiting):
                     raise self._lost(f"it took no request for {self.answer_secs:g} s")
@@ -357,5 +381,12 @@ class TCPStoreClient(StoreClient):
 
     def _lost(self, why: str, kind: type[StoreLostError] = StoreLostError) -> StoreLostError:
         # The stream is out of step from here on: an answer may still come, to nobody's question.
-        self._socket.close()
+        self._give_up_connection()
         return kind(why)
+
+    def _give_up_connection(self) -> None:
+        """Close it for everything but `abandon`."""
+        if self._socket.fileno() >= 0:
+            with suppress(OSError):
+                self._abandoned = os.dup(self._socket.fileno())
+            self._socket.close()
