@@ -17,6 +17,7 @@ from barrier_core.agreement.reasons import Posted
 from barrier_core.agreement.round import Rounds
 from barrier_core.agreement.round_log import Break
 from barrier_core.agreement.sealing import job_secret
+from barrier_core.agreement.setting_up import SettingUp
 from barrier_core.agreement.store import ANSWER_SECS, StoreAccess
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.capability import Capability
@@ -43,7 +44,8 @@ class StoreBarrier(Barrier):
         barrier_prefix: Name of this barrier in the store.
         generation: Changes when the whole job restarts; from the launcher if None.
         timeout_secs: Hard limit in seconds on one wait; None or infinity: no limit.
-        warn_after_secs: Soft limit in seconds after which observers hear who is missing.
+        warn_after_secs: Soft limit in seconds after which observers hear who is missing, and after
+            which the log says what the set-up waits for.
         heartbeat_secs: Seconds between heartbeats; 0 turns them off.
         progress_extends_deadline: Count the hard limit from the late ranks' last progress.
         linger_secs: How long, in seconds, a rank that hosts the store waits for the others in
@@ -102,39 +104,51 @@ class StoreBarrier(Barrier):
         self.barrier_prefix, self.generation, self.job_id = barrier_prefix, generation, job_id
         self._store = store
         self._linger_secs = check_seconds("linger_secs", linger_secs, zero=True)
-        joined = join_barrier(
-            store,
-            self.rank_info,
-            job_id,
-            barrier_prefix,
-            generation,
-            heartbeats=bool(heartbeat_secs),
-            secret=secret,
-            verify=verify,
-        )
-        self._slot, self._keys, self._client, me, host, self._liveness_port, job, connect = joined
-        self._connect = connect
-        self._failure_detector = FailureDetector(
-            self._keys, me, heartbeat_secs, global_world_size, self._liveness_port, host
-        )
-        self._watcher = Watcher(
-            connect,
-            self._keys,
-            job,
-            global_rank,
-            global_world_size,
-            heartbeat_secs,
-            self._failure_detector,
-            self._liveness_port,
-            self._post,
-        )
+        waits_for = f"no answer from the {store.name}"
+        with SettingUp(
+            global_rank, barrier_prefix, self.warn_after_secs, store.set_up_secs, waits_for
+        ) as setting_up:
+            joined = join_barrier(
+                store,
+                self.rank_info,
+                job_id,
+                barrier_prefix,
+                generation,
+                setting_up,
+                heartbeats=bool(heartbeat_secs),
+                secret=secret,
+                verify=verify,
+            )
+            self._slot, self._keys, self._client = joined.slot, joined.keys, joined.client
+            self._connect, self._liveness_port = joined.connect, joined.liveness_port
+            self._failure_detector = FailureDetector(
+                self._keys,
+                joined.me,
+                heartbeat_secs,
+                global_world_size,
+                self._liveness_port,
+                joined.host,
+            )
+            self._watcher = Watcher(
+                store,
+                self._connect,
+                self._keys,
+                joined.job,
+                global_rank,
+                global_world_size,
+                heartbeat_secs,
+                self._failure_detector,
+                self._liveness_port,
+                self._post,
+                connect_by=joined.answer_by,
+            )
         self._rounds = Rounds(
             self,
             self._mailbox,
             self._finish,
             client=self._client,
             keys=self._keys,
-            job=job,
+            job=joined.job,
             watcher=self._watcher,
             failure_detector=self._failure_detector,
             finished=FinishedRounds(self._watcher.remove) if global_rank == 0 else None,
@@ -230,6 +244,7 @@ class StoreBarrier(Barrier):
                 if all_have_left and not self._store.hosts_store:
                     remove_all(self._client, self._keys)
         self._client.close()
+        self._watcher.join(ANSWER_SECS)
         if self._liveness_port is not None:
             self._liveness_port.say_farewell()
             self._liveness_port.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 
@@ -9,7 +10,7 @@ import msgspec
 
 from barrier_core.agreement.foreign import ForeignRecordError, decoder
 from barrier_core.agreement.keys import Keys
-from barrier_core.agreement.store import StoreClient
+from barrier_core.agreement.store import ANSWER_SECS, StoreClient
 from barrier_core.errors import BarrierUsageError
 from barrier_core.verdict import format_ranks
 
@@ -42,6 +43,7 @@ def gather(
     """
     key = keys.gathered(number)
     with closing(client):
+        client.answer_by = time.monotonic() + ANSWER_SECS
         client.append(key, msgspec.json.encode((rank, value)) + b"\n")
         client.read([keys.job])  # once it answers, the store has the value
         go_through()
@@ -49,6 +51,7 @@ def gather(
             return []
         # Why this is safe: no rank comes to the next round but one, which has this key again,
         # before rank 0 has come to the next.
+        client.answer_by = time.monotonic() + ANSWER_SECS
         brought = (client.read([key])[0] or b"").splitlines()
         client.remove([key])
     by_rank = dict(_read_brought(brought))

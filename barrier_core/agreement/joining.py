@@ -14,6 +14,7 @@ from barrier_core.agreement.liveness import LivenessPort
 from barrier_core.agreement.membership import Member, join, wait_for_host
 from barrier_core.agreement.open_barriers import Slot
 from barrier_core.agreement.sealing import SealingClient, derive
+from barrier_core.agreement.setting_up import SettingUp
 from barrier_core.agreement.store import ANSWER_SECS, Connect, StoreAccess, StoreClient
 from barrier_core.errors import BarrierSetupError
 from barrier_core.launcher import RankInfo
@@ -37,23 +38,37 @@ class Joined(NamedTuple):
     """The job's record in the store."""
     connect: Connect
     """Opens another connection."""
+    answer_by: float
+    """When set-up has to be over, in monotonic seconds, as far as the backend has said."""
 
 
 class _Joining:
     """The joining that is under way; see `store.Joining`."""
 
     def __init__(
-        self, rank: int, keys: Keys, slot: Slot, prepare: Callable[[StoreClient], StoreClient]
+        self,
+        rank: int,
+        keys: Keys,
+        slot: Slot,
+        setting_up: SettingUp,
+        prepare: Callable[[StoreClient], StoreClient],
     ) -> None:
         self.rank = rank
         self.keys = keys
         self.host: Member | None = None
         self._slot = slot
         self._prepare = prepare
+        self._setting_up = setting_up
+
+    def still_waiting(self, for_what: str) -> None:
+        """See `store.Joining`."""
+        self._setting_up.waits_for = for_what
 
     def wait_for_host(self, client: StoreClient, deadline: float) -> None:
         """See `store.Joining`."""
-        keys, self.host = wait_for_host(self._prepare(client), self.keys, deadline)
+        keys, self.host = wait_for_host(
+            self._prepare(client), self.keys, deadline, self.still_waiting
+        )
         if keys is not self.keys:
             self.keys = keys
             self._slot.move_to(keys.incarnation)
@@ -65,6 +80,8 @@ def join_barrier(
     job_id: str,
     prefix: str,
     generation: str,
+    setting_up: SettingUp,
+    *,
     heartbeats: bool,
     secret: str | None = None,
     verify: bool = False,
@@ -77,6 +94,7 @@ def join_barrier(
         job_id: Tells the job from others; empty where nothing does.
         prefix: The barrier's name.
         generation: The job's generation.
+        setting_up: Is told what it waits for.
         heartbeats: Whether the ranks look after each other over the network.
         secret: Known to the job's ranks only, if they have one; the names of the keys follow from
             it.
@@ -99,10 +117,11 @@ def join_barrier(
             client.longest_value = longest_value(rank_info.global_world_size)
             return client if seal is None else SealingClient(client, seal)
 
-        joining = _Joining(rank, keys, slot, prepare)
+        joining = _Joining(rank, keys, slot, setting_up, prepare)
         try:
             client = store.open(joining)
             undo.callback(client.close)
+            joining.still_waiting(f"no answer from the {store.name}")
             if store.hosts_store:
                 client.write(HOSTED_FOR, job_id.encode())
             client = prepare(client)
@@ -117,10 +136,11 @@ def join_barrier(
             raise BarrierSetupError(f"cannot join through the {store.name}: {error}") from error
         undo.pop_all()
     # Joining may be slow, as thousands of ranks may do it at once; a round may not.
+    answer_by = client.answer_by
     client.answer_secs, client.answer_by = ANSWER_SECS, math.inf
     client.incarnation = (joining.keys.job, job)
 
     def connect() -> StoreClient:
         return prepare(store.connect())
 
-    return Joined(slot, joining.keys, client, me, joining.host, port, job, connect)
+    return Joined(slot, joining.keys, client, me, joining.host, port, job, connect, answer_by)

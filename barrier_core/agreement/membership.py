@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -72,7 +73,9 @@ decode_job_description = decoder(JobDescription, "the job's record")
 decode_member = decoder(Member, "a rank's record")
 
 
-def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> tuple[Keys, Member]:
+def wait_for_host(
+    client: StoreClient, keys: Keys, deadline: float, still_waiting: Callable[[str], None]
+) -> tuple[Keys, Member]:
     """Return once rank 0 is a member, where it hosts the store; for the ranks that it serves.
 
     A server that answers need not be the one to stay in: the barrier before, or the job before,
@@ -85,6 +88,7 @@ def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> tuple[Key
         client: Connected to the server that answers at the address.
         keys: Of this barrier as this process counts it.
         deadline: When to give up, in monotonic seconds.
+        still_waiting: Is told what it waits for.
 
     Returns:
         The keys to go on with. Later ones than ``keys`` if rank 0 has closed that barrier, without
@@ -105,6 +109,10 @@ def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> tuple[Key
         if last.is_after(keys):
             keys = last
             continue
+        still_waiting(
+            f"a store answers, but rank 0 has not come to the barrier {keys.prefix_name!r} of "
+            f"generation {keys.generation_name}"
+        )
         if time.monotonic() + pause >= deadline:
             there = f"; the last that it made there is {names[-1]}" if names else ""
             if hosted_for is not None and hosted_for != keys.job_id.encode():

@@ -48,9 +48,10 @@ from barrier_core.agreement.protocol import (
     settle,
 )
 from barrier_core.agreement.reasons import Posted, Reason, StoreLost
-from barrier_core.agreement.round_log import Break
+from barrier_core.agreement.round_log import Break, break_record
+from barrier_core.agreement.slow_round import SlowRound
 from barrier_core.agreement.store import ANSWER_SECS, BRIEF_SECS, StoreClient
-from barrier_core.agreement.watcher import SlowRound, Watcher
+from barrier_core.agreement.watcher import Watcher
 from barrier_core.contract import Barrier
 from barrier_core.errors import BarrierError, describe_exception, failure
 from barrier_core.hooks import notify, plugin_manager
@@ -187,8 +188,9 @@ class Rounds:
             if verdict is None:
                 self._barrier.round = number
         except StoreLostError as error:
+            arrived = self._stage is _ARRIVED
             self._stage = _OUTSIDE
-            raise failure(self._note_loss(number, series, error)) from error
+            raise failure(self._note_loss(number, series, error, arrived)) from error
         except BaseException as interrupt:
             if self._is_in_child:
                 raise
@@ -226,7 +228,7 @@ class Rounds:
             verdict = run(settle(round_, reason, arrived), self)
             self._tell_loss(verdict)
         except StoreLostError as error:
-            cause, verdict = error, self._note_loss(number, series, error)
+            cause, verdict = error, self._note_loss(number, series, error, arrived)
         finally:
             self.client.answer_by = math.inf
         self._stage = _OUTSIDE
@@ -246,7 +248,7 @@ class Rounds:
     def lose(self, error: StoreLostError) -> Verdict:
         """Note that the store was lost outside a round, which ends the next; return its verdict."""
         self._mailbox.append(Posted(StoreLost(str(error))))
-        return self._note_loss(self._barrier.round + 1, self._series, error)
+        return self._note_loss(self._barrier.round + 1, self._series, error, arrived=False)
 
     # What the protocol's operations need: see `protocol.Performer`.
 
@@ -289,18 +291,27 @@ class Rounds:
         """Say of missing ranks where they run and whether they live."""
         return self._failure_detector.examine(self.client, ranks)
 
-    def _note_loss(self, number: int, series: Series, error: StoreLostError) -> Verdict:
+    def _note_loss(
+        self, number: int, series: Series, error: StoreLostError, arrived: bool
+    ) -> Verdict:
         """Return the verdict of a rank that has lost the store, and have the others told."""
         host = self._failure_detector.store_host(None)
         hosted = "" if host is None else f"; the store is hosted by {host}"
         verdict = lost(self._round(number, series), f"{error}{hosted}")
+        if arrived and not self._is_in_child:
+            # Why this is safe: these are the steps of `protocol.give_up`, in its order. If the
+            # arrival is handled later, they are handled after it.
+            self.client.abandon(series, number, break_record(self._alarm(verdict)))
         self._tell_loss(verdict)
         return verdict
 
     def _tell_loss(self, verdict: Verdict | None) -> None:
         """Have the others told where this rank has lost the store: its verdict is its own alone."""
         if verdict is not None and verdict.kind == "store":
-            self._watcher.tell(Break("abort", self._rank, f"it has given up: {verdict.reason}"))
+            self._watcher.tell(self._alarm(verdict))
+
+    def _alarm(self, verdict: Verdict) -> Break:
+        return Break("abort", self._rank, f"it has given up: {verdict.reason}")
 
     def _round(self, number: int, series: Series) -> Round:
         return Round(number, series, self._keys, self._rank, self._job, self._store_name)

@@ -172,6 +172,10 @@ class SealingClient(StoreClient):
         """See `StoreClient`."""
         return self.inner.withdraw() and self._is_true()
 
+    def abandon(self, series: Series, number: int, record: bytes) -> None:
+        """See `StoreClient`."""
+        self.inner.abandon(series, number, self._seal(series.keys(number).log, record))
+
     def wake(self) -> None:
         """See `StoreClient`."""
         self.inner.wake()

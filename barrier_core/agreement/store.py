@@ -160,6 +160,16 @@ class StoreClient(abc.ABC):
         """
         return False
 
+    def abandon(self, series: Series, number: int, record: bytes) -> None:
+        """Send after the `arrive` that the rank has given up; wait for nothing, and do not raise.
+
+        Called when the store has not answered: the arrival may still lie in a queue, and must not
+        release a rank later. A client whose requests can wait in a queue has the store remove the
+        round's release signal and then append ``record`` to its log, in this order and on the
+        connection of the arrival. By default nothing is sent.
+        """
+        return
+
     def wake(self) -> None:
         """Make a `wait` under way, or else the next one, return. Any thread may call it."""
         self._wake_up.call()
@@ -173,6 +183,15 @@ class Joining(Protocol):
     """What a rank that is about to join tells the backend that opens the connection for it."""
 
     rank: int
+
+    def still_waiting(self, for_what: str) -> None:
+        """Note what the rank waits for: the log says it once that has lasted for the soft limit.
+
+        A backend that says nothing is said to wait for an answer of the store.
+
+        Args:
+            for_what: In words, such as ``no answer from the TCP store at 10.0.0.1:29511``.
+        """
 
     def wait_for_host(self, client: StoreClient, deadline: float) -> None:
         """Return once rank 0 has come to this barrier, on the server of ``client``.
@@ -200,6 +219,13 @@ class StoreAccess:
 
     hosts_store = False
     """Whether the store dies with this process, which then leaves last."""
+    set_up_secs = math.inf
+    """How long `open` waits for the store at most, in seconds; the log of a long wait says it."""
+
+    is_closing = False
+    """Whether the barrier is being closed: what `connect` has opened, or is about to open, then
+    raises rather than wait for an answer. The engine sets it. Closing takes up to `ANSWER_SECS`
+    longer where a backend does not heed it."""
 
     def __init__(self, name: str, connect: Connect) -> None:
         self.name = name
