@@ -26,7 +26,6 @@ BUCKETS = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 600.
 MOST_PATTERNS = 100
 """Tag patterns that are told apart in one process; what comes later is counted together."""
 _THE_REST = "(other)"
-_UNKNOWN = object()
 
 # Where the API keeps the global providers. Asking it for one takes long, as it looks at the
 # environment. The names in there are not public: without them a provider counts as set.
@@ -94,13 +93,16 @@ class OpenTelemetryObserver:
 
     def wants_rounds(self) -> bool:
         """Whether anything listens: a provider of its own, or a global one, set up by now."""
-        if self._has_own_provider:
+        try:
+            tracers, meters = _TRACES["_TRACER_PROVIDER"], _METRICS["_METER_PROVIDER"]
+        except KeyError:  # another version of the API
             return True
-        tracers = _TRACES.get("_TRACER_PROVIDER", _UNKNOWN)
-        meters = _METRICS.get("_METER_PROVIDER", _UNKNOWN)
-        return not (
-            (tracers is None or isinstance(tracers, trace.NoOpTracerProvider))
-            and (meters is None or isinstance(meters, metrics.NoOpMeterProvider))
+        if tracers is None is meters:
+            return self._has_own_provider
+        return (
+            self._has_own_provider
+            or not isinstance(tracers, trace.NoOpTracerProvider | None)
+            or not isinstance(meters, metrics.NoOpMeterProvider | None)
         )
 
     @hookimpl
