@@ -80,6 +80,7 @@ from barrier_core.options import (
     check_name,
     check_seconds,
 )
+from barrier_core.printable import printable
 from barrier_core.tags import tag_without_numbers
 from barrier_core.this_process import Owner, after_fork
 from barrier_core.verdict import RankState, RankStatus, Verdict, VerdictKind, format_ranks
@@ -151,5 +152,6 @@ __all__ = [
     "hookimpl",
     "job_id_from_environment",
     "plugin_manager",
+    "printable",
     "tag_without_numbers",
 ]

@@ -42,7 +42,7 @@ def main() -> None:
         help="measure nothing: tables and plot of a former run",
     )
     options = parser.parse_args()
-    # It may be installed here, and costs a round some 7 us; it is no part of a barrier.
+    # It may be installed here, and is no part of a barrier; two contenders register it themselves.
     os.environ.setdefault("BARRIER_OBSERVERS_BLOCK", "opentelemetry")
     tree = json.loads(options.report.read_text()) if options.report else _measure(options)
     if not options.report:

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = {"tcp_store", "seed", "store_barrier", "raw_socket", "dist_barrier", "torch_checkpointing"}
+OURS = {
+    *("tcp_store", "telemetry_at_rest", "telemetry", "seed", "store_barrier", "raw_socket"),
+    *("dist_barrier", "torch_checkpointing"),
+}
 """Contenders that need nothing but the development environment."""
 
 

@@ -8,6 +8,8 @@ from benchmarks.contender import Contender
 
 NAMES = (
     "tcp_store",
+    "telemetry_at_rest",
+    "telemetry",
     "seed",
     "torch_checkpointing",
     "store_barrier",

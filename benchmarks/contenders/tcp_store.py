@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from barrier_core import create_barrier
 from benchmarks.contender import TIMEOUT_SECS, Contender, connect_tcp_store
 
@@ -12,7 +14,7 @@ class TCPStoreContender(Contender):
     """Heartbeats, names, verdicts, and a tag with every round."""
 
     title = "tcp_store (ours)"
-    needs = ("torch", "barrier_tcp_store")
+    needs: ClassVar[tuple[str, ...]] = ("torch", "barrier_tcp_store")
 
     def __init__(self, rank: int, world_size: int, port: int) -> None:
         self._barrier = create_barrier(
