@@ -45,7 +45,7 @@ soak: .venv ## run the soak test for ten minutes
 bench: .venv ## measure barriers side by side, in under ten minutes; writes benchmarks/results.*
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
 		-r benchmarks/requirements.txt
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the environments and everything that was built
 	rm -rf $(VENV) .venvs build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis
