@@ -194,7 +194,9 @@ def main() -> None:
     backend = NamedBackend(options.backend, dict(options.arguments))
     try:
         tally = soak(options.seconds, seed=options.seed, backend=backend, jobs=options.jobs)
-    except (AssertionError, BarrierError) as error:
+    except BarrierError as error:
+        raise SystemExit(f"{backend.name} cannot be tested: {error}") from error
+    except AssertionError as error:
         raise SystemExit(f"a guarantee did not hold: {error}") from error
     print(f"all guarantees held: {tally}")
 

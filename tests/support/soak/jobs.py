@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from barrier_core import Verdict
+from barrier_core import BarrierConfigError, BarrierSetupError, Verdict
 from barrier_core.capability import Capability
 from barrier_core.testing.rank_processes import (
     RankCall,
@@ -120,6 +120,7 @@ class Job:
 
         Raises:
             AssertionError: A guarantee did not hold.
+            BarrierError: The barrier cannot be made at all.
         """
         outcomes = self._outcomes()
         if self._name == "fork and kill":
@@ -161,6 +162,10 @@ class Job:
                 isinstance(error, RankEndedError)
                 and (self.fault.ends == "all" or (is_culprit and self.fault.ends != "nobody"))
             ):
+                if self._generation == 1 and isinstance(
+                    error, (BarrierConfigError, BarrierSetupError)
+                ):
+                    raise error  # by the choice of the backend and its arguments
                 raise AssertionError(f"rank {rank}: {error!r}") from error
         return outcomes
 
