@@ -88,6 +88,8 @@ class Soak:
             own.mkdir()
             job = Job(f"soak-{number}", backend, own, self._store)
             self._jobs.append(undo.enter_context(closing(job)))
+        if self._store is not None:
+            self._store.await_start()  # torch takes seconds, and the ranks have started meanwhile
 
     def deal(self) -> list[list[str]]:
         """Return every fault, shared out: for each generation, one for each job."""
@@ -168,7 +170,7 @@ def soak(
             faults = dealt.pop()
             try:
                 soaking.run_generation(faults)
-            except AssertionError as error:
+            except (AssertionError, TimeoutError) as error:
                 raise AssertionError(
                     f"generation {tally.generations}, faults {faults}, seed {seed}: {error}"
                 ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from typing import Any
 
 from barrier_core.agreement.keys import ROUND_DIGITS
@@ -19,13 +20,18 @@ class TorchStore:
     def __init__(self) -> None:
         self._processes = RankProcesses(2, timeout_secs=60)
         self._serving = 0
+        self._one_client = threading.Lock()  # for the faults of two jobs at once
         self.port = free_port()
-        self._processes.start(0, _serve, self.port)  # ranks wait for it
-        self._processes.start(1, _get_ready)
+        self._starts = self._processes.start(0, _serve, self.port)
 
     def close(self) -> None:
         """End it."""
         self._processes.close()
+
+    def await_start(self) -> None:
+        """Return once the server can be reached; the other process is then made ready."""
+        self._starts.result()
+        self._processes.start(1, _get_ready)
 
     def stop(self) -> None:
         """Freeze the server."""
@@ -45,7 +51,7 @@ class TorchStore:
 
     def forget(self, beginning: str) -> None:
         """Have another client remove all keys with this beginning."""
-        self._processes.run(1 - self._serving, _remove_keys, self.port, re.escape(beginning), False)
+        self._remove(re.escape(beginning), newest_only=False)
 
     def forget_newest_round(self, beginning: str) -> None:
         """Have another client remove the keys of the round that ranks are in, or have just left.
@@ -54,7 +60,11 @@ class TorchStore:
             beginning: Of the keys of all rounds, up to the number.
         """
         log = rf"{re.escape(beginning)}\d{{{ROUND_DIGITS}}}"
-        self._processes.run(1 - self._serving, _remove_keys, self.port, log, True)
+        self._remove(log, newest_only=True)
+
+    def _remove(self, beginning: str, newest_only: bool) -> None:
+        with self._one_client:
+            self._processes.run(1 - self._serving, _remove_keys, self.port, beginning, newest_only)
 
     def count_keys(self) -> int:
         """Return the number of keys."""
