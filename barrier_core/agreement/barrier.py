@@ -7,7 +7,7 @@ from contextlib import suppress
 from threading import get_ident
 from typing import ClassVar
 
-from barrier_core.agreement.cleanup import FinishedRounds, remove_all
+from barrier_core.agreement.cleanup import FinishedRounds, remove_finished
 from barrier_core.agreement.failure_detector import FailureDetector
 from barrier_core.agreement.gathering import gather
 from barrier_core.agreement.joining import join_barrier
@@ -209,8 +209,8 @@ class StoreBarrier(Barrier):
                     linger_secs=linger_secs,
                     failed=self.failed is not None,
                 )
-                if all_have_left and not self._store.hosts_store:
-                    remove_all(self._client, self._keys)
+                if all_have_left:
+                    remove_finished(self._client, self._keys)
         self._client.close()
         if self._liveness_port is not None:
             self._liveness_port.say_farewell()

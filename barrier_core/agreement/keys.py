@@ -62,6 +62,7 @@ class Keys:
         self.generation_name = quote(generation, safe="")
         barrier = f"barrier/{quote(job_id, safe='')}/{quote(prefix, safe='')}"
         self.generations = f"{barrier}/generations"
+        """The list of the generations that may have left something; see `cleanup`."""
         self.base = f"{barrier}/{self.generation_name}"
         self.job = f"{self.base}/job"
         self.verdict = f"{self.base}/verdict"
@@ -82,8 +83,11 @@ class Keys:
 
     def is_after(self, other: Keys) -> bool:
         """Whether both are of one generation of the job, and this is the later barrier."""
-        generations = {keys.generation_name.rpartition(".")[0] for keys in (self, other)}
-        return len(generations) == 1 and self.incarnation > other.incarnation
+        return self.is_of_same_job(other) and self.incarnation > other.incarnation
+
+    def is_of_same_job(self, other: Keys) -> bool:
+        """Whether both are of one generation of the job."""
+        return len({keys.generation_name.rpartition(".")[0] for keys in (self, other)}) == 1
 
     def series(self, rank: int, world_size: int, tag: str) -> Series:
         """Return what a rank needs for its rounds with one tag."""

@@ -96,9 +96,9 @@ def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> tuple[Key
         if host is not None:
             return keys, decode_member(host)
         names = (known or b"").decode().split()
-        last = keys.of_generation(names[-1]) if names else keys
-        if last.is_after(keys):
-            keys = last
+        later = [each for each in map(keys.of_generation, names) if each.is_after(keys)]
+        if later:
+            keys = max(later, key=lambda each: each.incarnation)
             continue
         if time.monotonic() + pause >= deadline:
             there = f"; the last that it made there is {names[-1]}" if names else ""
@@ -120,8 +120,12 @@ def _job(job_id: str) -> str:
     return f"the job {job_id!r}" if job_id else "a job without an id"
 
 
-def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> bytes:
-    """Become a member; return the job's record, which stays what it is while the store lives.
+def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> tuple[bytes, bool]:
+    """Become a member.
+
+    Returns:
+        The job's record, which stays what it is while the store lives, and whether this rank is the
+        first to join.
 
     Raises:
         RankConflictError: Another process has this rank, now or before in this generation, or the
@@ -147,7 +151,7 @@ def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> bytes:
         # the same process has been refused before it came here.)
         if other.is_same_process(me):
             client.write(keys.member(me.rank), msgspec.json.encode(me))
-            return record
+            return record, job == mine
         if other.machine == me.machine and not is_running(other.pid, other.started):
             conflict = (
                 f"the rank was pid {other.pid} on {other.host} before and came back alone; "
@@ -159,6 +163,8 @@ def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> bytes:
         conflict += f"; if these are two jobs, give each a job_id, or {JOB_ID_VARIABLE}"
     reason = f"rank {me.rank} (pid {me.pid} on {me.host}) may not join: {conflict}"
     client.create(keys.alarm, msgspec.json.encode(Break("conflict", me.rank, reason)))
+    if client.read([keys.job]) == [None]:  # it has just been removed, which will not be done again
+        client.remove([keys.alarm])
     raise RankConflictError(reason)
 
 
