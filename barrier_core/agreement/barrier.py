@@ -12,10 +12,11 @@ from barrier_core.agreement.failure_detector import FailureDetector
 from barrier_core.agreement.gathering import gather
 from barrier_core.agreement.joining import join_barrier
 from barrier_core.agreement.leaving import leave
+from barrier_core.agreement.membership import enter
 from barrier_core.agreement.reasons import Posted
 from barrier_core.agreement.round import Rounds
 from barrier_core.agreement.round_log import Break
-from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreLostError
+from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreClient, StoreLostError
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.capability import Capability
 from barrier_core.contract import Barrier
@@ -122,6 +123,8 @@ class StoreBarrier(Barrier):
             finished=FinishedRounds(self._watcher.remove) if global_rank == 0 else None,
             store_name=store.name,
             progress_extends_deadline=progress_extends_deadline,
+            enter=lambda: enter(self._client, self._keys, me),
+            renew=self._renew_client,
         )
         self._slot.hold(self)
 
@@ -162,6 +165,13 @@ class StoreBarrier(Barrier):
             # Where another thread is in a round, it will find the loss in the mailbox.
             self._require_unbroken()
             raise failure(verdict) from error
+
+    def _renew_client(self) -> StoreClient:
+        """Connect anew, for what is left to be told."""
+        old, self._client = self._client, self._store.connect()
+        self._client.incarnation = old.incarnation
+        old.close()
+        return self._client
 
     def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         self._rounds.wait(number, timeout_secs, tag)

@@ -94,7 +94,7 @@ def remove_all(client: StoreClient, keys: Keys) -> None:
             outdated.append(keys.round(number, "").log)
     for rank in range(world_size):
         outdated += [keys.member(rank), keys.heartbeat(rank)]
-    outdated += [keys.gathered(0), keys.gathered(1)]
+    outdated += [keys.gathered(0), keys.gathered(1), keys.replacing]
     # The job's key goes last: while it stands, an interrupted removal is done again.
     client.remove([*outdated, keys.verdict, keys.alarm, keys.passed, keys.left, keys.cleaned_up])
     client.remove([keys.job])

@@ -69,6 +69,8 @@ class Keys:
         self.alarm = f"{self.base}/alarm"
         self.passed = f"{self.base}/passed"
         self.left = f"{self.base}/left"
+        self.replacing = f"{self.base}/replacing"
+        """What a process holds while it takes the rank of one that is gone."""
         self.cleaned_up = f"{self.base}/cleaned-up"
         """Number of the last round whose keys have been removed."""
 
