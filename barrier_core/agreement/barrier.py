@@ -7,18 +7,19 @@ from contextlib import suppress
 from threading import get_ident
 from typing import ClassVar
 
-from barrier_core.agreement.cleanup import FinishedRounds, remove_all
+from barrier_core.agreement.cleanup import FinishedRounds, remove_finished
 from barrier_core.agreement.failure_detector import FailureDetector
 from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.agreement.gathering import gather
 from barrier_core.agreement.joining import join_barrier
 from barrier_core.agreement.leaving import leave
+from barrier_core.agreement.membership import enter
 from barrier_core.agreement.reasons import Posted
 from barrier_core.agreement.round import Rounds
 from barrier_core.agreement.round_log import Break
 from barrier_core.agreement.sealing import job_secret
 from barrier_core.agreement.setting_up import SettingUp
-from barrier_core.agreement.store import ANSWER_SECS, StoreAccess
+from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreClient
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.capability import Capability
 from barrier_core.contract import Barrier
@@ -154,6 +155,8 @@ class StoreBarrier(Barrier):
             finished=FinishedRounds(self._watcher.remove) if global_rank == 0 else None,
             store_name=store.name,
             progress_extends_deadline=progress_extends_deadline,
+            enter=lambda: enter(self._client, self._keys, joined.me),
+            renew=self._renew_client,
         )
         self._slot.hold(self)
 
@@ -194,6 +197,13 @@ class StoreBarrier(Barrier):
             # Where another thread is in a round, it will find the loss in the mailbox.
             self._require_unbroken()
             raise failure(verdict) from error
+
+    def _renew_client(self) -> StoreClient:
+        """Connect anew, for what is left to be told."""
+        old, self._client = self._client, self._connect()
+        self._client.incarnation = old.incarnation
+        old.close()
+        return self._client
 
     def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         self._rounds.wait(number, timeout_secs, tag)
@@ -241,8 +251,8 @@ class StoreBarrier(Barrier):
                     linger_secs=linger_secs,
                     failed=self.failed is not None,
                 )
-                if all_have_left and not self._store.hosts_store:
-                    remove_all(self._client, self._keys)
+                if all_have_left:
+                    remove_finished(self._client, self._keys)
         self._client.close()
         self._watcher.join(ANSWER_SECS)
         if self._liveness_port is not None:

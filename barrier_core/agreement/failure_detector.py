@@ -138,6 +138,10 @@ class FailureDetector:
         if self._world_size > 2:
             # Where ranks lie on machines unevenly, no neighbour may be on another one.
             ranks.append(random.randrange(self._world_size))
+        for rank in ranks:  # another process may have taken over the rank since
+            member = self._members.get(rank)
+            if member is not None and port.seen(member.token) == "closed":
+                del self._members[rank]
         self._read_members(client, ranks)
         watched = port.watched()
         for rank in ranks:
@@ -160,7 +164,24 @@ class FailureDetector:
             silent = [rank for rank in ranks if rank not in left and self._silence(rank)]
             remote = [self._members[rank] for rank in silent if self._is_remote(rank)]
             self._ask(remote[:_ASKED_AT_ONCE])
-        return tuple(self._status(rank, rank in left) for rank in ranks)
+        statuses = [self._status(rank, rank in left) for rank in ranks]
+        dead = [status.rank for status in statuses if status.state == "dead"]
+        if dead and self._were_replaced(client, dead):
+            statuses = [self._status(rank, rank in left) for rank in ranks]
+        return tuple(statuses)
+
+    def _were_replaced(self, client: StoreClient, dead: list[int]) -> bool:
+        """Whether other processes have taken over ranks whose records were read before."""
+        before = {rank: self._members.pop(rank) for rank in dead}
+        self._read_members(client, dead)
+        new = [
+            rank
+            for rank in dead
+            if rank in self._members and not self._members[rank].is_same_process(before[rank])
+        ]
+        for rank in new:
+            self._heartbeats.pop(rank, None)
+        return bool(new)
 
     def _ask(self, members: list[Member]) -> None:
         if self._port is None:

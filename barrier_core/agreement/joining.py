@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
 
-from barrier_core.agreement.cleanup import remove_older
+from barrier_core.agreement.cleanup import confirm, register, remove_older
 from barrier_core.agreement.foreign import StoreLostError, longest_value
 from barrier_core.agreement.keys import HOSTED_FOR, Keys
 from barrier_core.agreement.liveness import LivenessPort
@@ -129,18 +129,21 @@ def join_barrier(
             if port is not None:
                 undo.callback(port.close)
             me = Member.myself(rank_info, port)
-            job = join(client, joining.keys, me, rank_info.global_world_size)
-            if rank == 0:
-                remove_older(client, joining.keys)
+            keys = joining.keys
+            register(client, keys)
+            job, is_first = join(client, keys, me, rank_info.global_world_size)
+            if is_first or rank == 0:
+                remove_older(client, keys, barriers=rank == 0)
+            confirm(client, keys, job, rank)
         except StoreLostError as error:
             raise BarrierSetupError(f"cannot join through the {store.name}: {error}") from error
         undo.pop_all()
     # Joining may be slow, as thousands of ranks may do it at once; a round may not.
     answer_by = client.answer_by
     client.answer_secs, client.answer_by = ANSWER_SECS, math.inf
-    client.incarnation = (joining.keys.job, job)
+    client.incarnation = (keys.job, job)
 
     def connect() -> StoreClient:
         return prepare(store.connect())
 
-    return Joined(slot, joining.keys, client, me, joining.host, port, job, connect, answer_by)
+    return Joined(slot, keys, client, me, joining.host, port, job, connect, answer_by)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -15,6 +16,7 @@ ROUND_DIGITS = 12
 
 Enough for 3,000 years at ten rounds a second.
 """
+_GENERATION = re.compile(r"[A-Za-z0-9_.~%-]*\.[0-9]{1,18}")
 
 
 class RoundKeys(msgspec.Struct, frozen=True):
@@ -44,6 +46,15 @@ class Series(msgspec.Struct, frozen=True):
         return RoundKeys(log, log + self.after)
 
 
+def generation_names(listed: bytes | None) -> list[str]:
+    """Return the names of generations in a list of them, in their order, each once.
+
+    What is no name of one is a stranger's, and is left out.
+    """
+    names = (listed or b"").decode(errors="replace").split()
+    return [name for name in dict.fromkeys(names) if _GENERATION.fullmatch(name)]
+
+
 class Keys:
     """Where one generation of one barrier of one job keeps its state.
 
@@ -67,12 +78,15 @@ class Keys:
         job = secret_name or quote(job_id, safe="")
         barrier = f"barrier/{job}/{quote(prefix, safe='')}"
         self.generations = f"{barrier}/generations"
+        """The list of the generations that may have left something; see `cleanup`."""
         self.base = f"{barrier}/{self.generation_name}"
         self.job = f"{self.base}/job"
         self.verdict = f"{self.base}/verdict"
         self.alarm = f"{self.base}/alarm"
         self.passed = f"{self.base}/passed"
         self.left = f"{self.base}/left"
+        self.replacing = f"{self.base}/replacing"
+        """What a process holds while it takes the rank of one that is gone."""
         self.cleaned_up = f"{self.base}/cleaned-up"
         """Number of the last round whose keys have been removed."""
 
@@ -87,8 +101,11 @@ class Keys:
 
     def is_after(self, other: Keys) -> bool:
         """Whether both are of one generation of the job, and this is the later barrier."""
-        generations = {keys.generation_name.rpartition(".")[0] for keys in (self, other)}
-        return len(generations) == 1 and self.incarnation > other.incarnation
+        return self.is_of_same_job(other) and self.incarnation > other.incarnation
+
+    def is_of_same_job(self, other: Keys) -> bool:
+        """Whether both are of one generation of the job."""
+        return len({keys.generation_name.rpartition(".")[0] for keys in (self, other)}) == 1
 
     def series(self, rank: int, world_size: int, tag: str) -> Series:
         """Return what a rank needs for its rounds with one tag."""

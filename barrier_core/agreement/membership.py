@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from barrier_core.agreement.foreign import decoder
-from barrier_core.agreement.keys import HOSTED_FOR, Keys
+from barrier_core.agreement.keys import HOSTED_FOR, Keys, generation_names
 from barrier_core.agreement.liveness import LivenessPort, is_running, machine_id, start_time
 from barrier_core.agreement.round_log import Break
 from barrier_core.agreement.store import StoreClient
@@ -26,6 +26,8 @@ _LAST_POLL_SECS = 0.25
 _MOST_RANKS = 2**20
 _LONGEST_NUMBER = 18  # digits
 _LONGEST_SHOWN = 500  # bytes of a job's id
+_CLAIM_SECS = 2.0
+"""How long, in seconds, to wait for others that take over ranks: each needs three answers."""
 
 
 class JobDescription(msgspec.Struct, frozen=True):
@@ -49,6 +51,8 @@ class Member(msgspec.Struct, frozen=True):
     """Address and port that are open while the process lives, where it has one."""
     token: str = ""
     """What the process says to whoever connects there; see `links`."""
+    entered: bool = False
+    """Whether it has been about to arrive in its first round; see `enter`."""
 
     def is_same_process(self, other: Member) -> bool:
         """Whether both records are of one process."""
@@ -104,10 +108,10 @@ def wait_for_host(
         host, known, hosted_for = client.read([keys.member(0), keys.generations, HOSTED_FOR])
         if host is not None:
             return keys, decode_member(host)
-        names = (known or b"").decode().split()
-        last = keys.of_generation(names[-1]) if names else keys
-        if last.is_after(keys):
-            keys = last
+        names = generation_names(known)
+        later = [each for each in map(keys.of_generation, names) if each.is_after(keys)]
+        if later:
+            keys = max(later, key=lambda each: each.incarnation)
             continue
         still_waiting(
             f"a store answers, but rank 0 has not come to the barrier {keys.prefix_name!r} of "
@@ -132,8 +136,12 @@ def _job(job_id: str) -> str:
     return f"the job {job_id!r}" if job_id else "a job without an id"
 
 
-def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> bytes:
-    """Become a member; return the job's record, which stays what it is while the store lives.
+def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> tuple[bytes, bool]:
+    """Become a member.
+
+    Returns:
+        The job's record, which stays what it is while the store lives, and whether this rank is the
+        first to join.
 
     Raises:
         RankConflictError: Another process has this rank, now or before in this generation, or the
@@ -159,19 +167,70 @@ def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> bytes:
         # the same process has been refused before it came here.)
         if other.is_same_process(me):
             client.write(keys.member(me.rank), msgspec.json.encode(me))
-            return record
-        if other.machine == me.machine and not is_running(other.pid, other.started):
+            return record, job == mine
+        if _is_gone(other, me):
+            if _take_over(client, keys, me, other):
+                return record, False
             conflict = (
                 f"the rank was pid {other.pid} on {other.host} before and came back alone; "
                 "restart all ranks, in a new generation"
             )
         else:
-            conflict = f"the rank is taken by pid {other.pid} on {other.host}; start each rank once"
+            conflict = (
+                f"the rank is taken by pid {other.pid} on {other.host}; start each rank once, or, "
+                "if that process is gone, restart all ranks in a new generation"
+            )
     if not keys.job_id:
         conflict += f"; if these are two jobs, give each a job_id, or {JOB_ID_VARIABLE}"
     reason = f"rank {me.rank} (pid {me.pid} on {me.host}) may not join: {conflict}"
     client.create(keys.alarm, msgspec.json.encode(Break("conflict", me.rank, reason)))
+    if client.read([keys.job]) == [None]:  # it has just been removed, which will not be done again
+        client.remove([keys.alarm])
     raise RankConflictError(reason)
+
+
+def _is_gone(other: Member, me: Member) -> bool:
+    """Whether this machine's kernel says that the process of another record is gone."""
+    return other.machine == me.machine and not is_running(other.pid, other.started)
+
+
+def _take_over(client: StoreClient, keys: Keys, me: Member, other: Member) -> bool:
+    """Take the rank of a process that is gone, unless it may have been in a round. True if taken.
+
+    Why this is safe: a process is answered that its record says ``entered`` before it arrives for
+    the first time (`enter`). The record is read after the process was found to be gone. If it does
+    not say so then, no arrival was ever sent that could be counted beside the new one. Of several
+    processes that want the rank, only the one that holds the key ``replacing`` looks and writes. If
+    that one dies while it holds it, nobody takes over a rank in this generation any more.
+
+    In a later barrier of its generation, the new process has missed those before: it would come to
+    its first one while the others are in that one. So only the first can be joined in this way.
+    """
+    if keys.incarnation > 0:
+        return False
+    claim = msgspec.json.encode(me)
+    deadline = time.monotonic() + _CLAIM_SECS
+    while client.create(keys.replacing, claim) != claim:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_FIRST_POLL_SECS)
+    (record,) = client.read([keys.member(me.rank)])
+    is_free = record is not None and decode_member(record) == other and not other.entered
+    if is_free:
+        client.write(keys.member(me.rank), claim)
+    client.remove([keys.replacing])
+    return is_free
+
+
+def enter(client: StoreClient, keys: Keys, me: Member) -> None:
+    """Have the store know that a rank is about to arrive in its first round; see `_take_over`.
+
+    Raises:
+        StoreLostError: The store was lost, or has forgotten the barrier.
+    """
+    entered = msgspec.structs.replace(me, entered=True)
+    client.write(keys.member(me.rank), msgspec.json.encode(entered))
+    client.check_incarnation()  # once this is answered, the store has the record
 
 
 def note_left(client: StoreClient, keys: Keys, rank: int) -> set[int]:

@@ -102,18 +102,24 @@ class SealingClient(StoreClient):
         self.inner = inner
         self._key = key
         self._arrived_at = ("", 0)
+        self._incarnation: tuple[str, bytes] | None = None
 
     @property
     def incarnation(self) -> tuple[str, bytes] | None:
         """See `StoreClient`; the client inside compares what stands in the store."""
-        return self.inner.incarnation
+        return self._incarnation
 
     @incarnation.setter
     def incarnation(self, value: tuple[str, bytes] | None) -> None:
+        self._incarnation = value
         if value is not None:
             key, record = value
             value = (key, self._seal(key, record))
         self.inner.incarnation = value
+
+    def check_incarnation(self) -> None:
+        """See `StoreClient`."""
+        self.inner.check_incarnation()
 
     def append(self, key: str, record: bytes) -> None:
         """See `StoreClient`."""

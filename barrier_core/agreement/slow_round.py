@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from barrier_core.hooks import ObservedBarrier, notify
 from barrier_core.verdict import RankStatus
 
 
@@ -51,3 +52,38 @@ class SlowRound:
                     return  # the other thread has just begun
                 report(self, waited)
                 self.report_after.append(after * 2)
+
+
+def report(barrier: ObservedBarrier, slow: SlowRound, waited_secs: float) -> None:
+    """Tell the observers who is missing. Runs on the watcher's thread."""
+    notify(
+        "barrier_waiting",
+        barrier=barrier,
+        round=slow.number,
+        tag=slow.tag,
+        waited_secs=waited_secs,
+        missing=slow.missing,
+        reporter=slow.arrived[:1] == [barrier.rank_info.global_rank],
+    )
+
+
+def report_silence(
+    barrier: ObservedBarrier, host: RankStatus | None, slow: SlowRound, waited_secs: float
+) -> None:
+    """Tell the observers that the store does not answer, by naming the rank that hosts it.
+
+    Each rank does: none knows what the others see. Runs on the waiting thread.
+    """
+    missing = [status for status in slow.missing if host is None or status.rank != host.rank]
+    if host is not None:
+        missing.insert(0, host)
+    if missing:
+        notify(
+            "barrier_waiting",
+            barrier=barrier,
+            round=slow.number,
+            tag=slow.tag,
+            waited_secs=waited_secs,
+            missing=tuple(missing),
+            reporter=host is not None or slow.arrived[:1] == [barrier.rank_info.global_rank],
+        )
