@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from barrier_core.errors import BarrierConfigError
+from barrier_core.shown import shown
 from barrier_core.this_process import boot_id, host_name, namespace_id
 
 JOB_ID_VARIABLE = "BARRIER_JOB_ID"
+LARGEST_WORLD_SIZE = 2**18
+"""A rank that finds out who is missing reads and keeps something of each rank."""
 
 
 def _torchrun_job(environ: Mapping[str, str]) -> str | None:
@@ -68,7 +71,7 @@ class RankInfo:
 
     Raises:
         BarrierConfigError: The rank is not in ``[0, global_world_size)``, or the world size is
-            less than one.
+            less than one or greater than 2**18.
     """
 
     global_rank: int
@@ -84,12 +87,16 @@ class RankInfo:
         rank, size = self.global_rank, self.global_world_size
         for name, value in (("global_rank", rank), ("global_world_size", size)):
             if not isinstance(value, int) or isinstance(value, bool):
-                raise BarrierConfigError(f"{name}={value!r} must be a whole number")
-        if size < 1:
-            raise BarrierConfigError(f"global_world_size={size} must be at least 1")
+                raise BarrierConfigError(f"{name}={shown(value)} must be a whole number")
+        if not 1 <= size <= LARGEST_WORLD_SIZE:
+            raise BarrierConfigError(
+                f"global_world_size={shown(size)} must be at least 1, and at most "
+                f"{LARGEST_WORLD_SIZE}"
+            )
         if not 0 <= rank < size:
             raise BarrierConfigError(
-                f"global_rank={rank} must be between 0 and {size - 1} (global_world_size={size})"
+                f"global_rank={shown(rank)} must be between 0 and {size - 1} "
+                f"(global_world_size={size})"
             )
 
     @classmethod
@@ -122,9 +129,9 @@ class RankInfo:
         def read(name: str) -> int:
             try:
                 return int(environ[name])
-            except ValueError:
+            except (TypeError, ValueError):
                 raise BarrierConfigError(
-                    f"{name}={environ[name]!r} in the environment is not a whole number; "
+                    f"{name}={shown(environ[name])} in the environment is not a whole number; "
                     f"{launcher.name} sets it to one"
                 ) from None
 
@@ -139,8 +146,8 @@ class RankInfo:
         except BarrierConfigError as error:
             raise BarrierConfigError(
                 f"{launcher.name}'s environment variables contradict each other "
-                f"({launcher.rank}={environ[launcher.rank]}, "
-                f"{launcher.world_size}={environ[launcher.world_size]}): {error}"
+                f"({launcher.rank}={shown(rank)}, {launcher.world_size}={shown(world_size)}): "
+                f"{error}"
             ) from None
 
 

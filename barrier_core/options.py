@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from barrier_core.errors import BarrierConfigError
+from barrier_core.shown import shown
 
 DEFAULT_TIMEOUT_SECS = 600.0
 DEFAULT_WARN_AFTER_SECS = 30.0
@@ -77,7 +78,7 @@ def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
     seconds = _seconds(value)
     if not (math.isfinite(seconds) and (seconds > 0 or (zero and seconds == 0))):
         least = "0 or a positive" if zero else "a positive"
-        raise BarrierConfigError(f"{name}={value!r} must be {least}, finite number of seconds")
+        raise BarrierConfigError(f"{name}={shown(value)} must be {least}, finite number of seconds")
     return seconds
 
 
@@ -90,7 +91,7 @@ def check_limit(name: str, value: float | None) -> float:
     seconds = math.inf if value is None else _seconds(value)
     if not seconds > 0:
         raise BarrierConfigError(
-            f"{name}={value!r} must be a positive number of seconds, or inf for no limit"
+            f"{name}={shown(value)} must be a positive number of seconds, or inf for no limit"
         )
     return seconds
 
@@ -100,7 +101,7 @@ def _seconds(value: float) -> float:
     try:
         math.isnan(value)  # float() alone would read text
         return math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, ArithmeticError):
+    except Exception:  # whoever writes a class can make any question fail
         return math.nan
 
 
@@ -112,8 +113,21 @@ def check_name(what: str, name: str) -> None:
     """
     try:
         # Bytes, not characters: TCPStore's server closes the connection at a key of over 8,192.
-        usable = len(name.encode()) <= _LONGEST_NAME
-    except (AttributeError, UnicodeEncodeError):  # no text, or one with half a surrogate
+        usable = len(str.encode(name)) <= _LONGEST_NAME
+    except (TypeError, UnicodeEncodeError):  # no text, or one with half a surrogate
         usable = False
     if not usable:
-        raise BarrierConfigError(f"{what}={name!r} must be a text of at most {_LONGEST_NAME} bytes")
+        raise BarrierConfigError(
+            f"{what}={shown(name)} must be a text of at most {_LONGEST_NAME} bytes in UTF-8"
+        )
+
+
+def check_switch(name: str, value: bool) -> bool:
+    """Return ``value`` if it is True or False.
+
+    Raises:
+        BarrierConfigError: It is not.
+    """
+    if not isinstance(value, bool):
+        raise BarrierConfigError(f"{name}={shown(value)} must be True or False")
+    return value

@@ -77,7 +77,10 @@ from barrier_core.options import (
     check_limit,
     check_name,
     check_seconds,
+    check_switch,
 )
+from barrier_core.secret import Secret
+from barrier_core.shown import shown
 from barrier_core.tags import tag_without_numbers
 from barrier_core.this_process import Owner, after_fork
 from barrier_core.verdict import RankState, RankStatus, Verdict, VerdictKind, format_ranks
@@ -127,6 +130,7 @@ __all__ = [
     "RankState",
     "RankStatus",
     "RoundKeys",
+    "Secret",
     "Series",
     "StoreAccess",
     "StoreBarrier",
@@ -141,11 +145,13 @@ __all__ = [
     "check_limit",
     "check_name",
     "check_seconds",
+    "check_switch",
     "describe_exception",
     "failure",
     "format_ranks",
     "hookimpl",
     "job_id_from_environment",
     "plugin_manager",
+    "shown",
     "tag_without_numbers",
 ]

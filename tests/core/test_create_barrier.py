@@ -230,17 +230,17 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], type[BarrierError], list[str]]]
     "arguments that are no mapping": (
         from_config("sample", ["ckpt"]),
         BarrierConfigError,
-        ["barrier_args=['ckpt']", "must be a mapping"],
+        ["barrier_args is a list", "must be a mapping"],
     ),
     "an unknown argument": (
         sample(colour="blue"),
         BarrierConfigError,
-        ["sample barrier", "colour", "'blue'", "it takes global_rank"],
+        ["sample barrier", "colour", "it takes global_rank"],
     ),
     "an argument with a near match": (
         sample(prot=29511),
         BarrierConfigError,
-        ["sample barrier", "prot ", "29511", "did you mean port?"],
+        ["sample barrier", "prot;", "did you mean port?"],
     ),
     "a missing argument": (
         from_config("sample"),
