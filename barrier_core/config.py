@@ -21,6 +21,7 @@ from barrier_core.errors import (
     BarrierSetupError,
     describe_exception,
 )
+from barrier_core.exhaustion import exhausted
 from barrier_core.files import read_file
 from barrier_core.hooks import notify
 from barrier_core.launcher import RankInfo
@@ -182,7 +183,8 @@ def _make(backend: type, barrier_type: str, arguments: dict[str, Any]) -> Barrie
                 f"{what}: {text}. Check barrier_args (see `barrier info {barrier_type}`)"
             ) from cause
         if isinstance(error, OSError | MemoryError):
-            raise BarrierSetupError(f"{what}: {text}. Check this host") from cause
+            why = exhausted(error) or f"{text}. Check this host"
+            raise BarrierSetupError(f"{what}: {why}") from cause
         raise BarrierPluginError(
             f"{what}: {text}. Its constructor must raise an error of barrier_core instead; ask its "
             "author"

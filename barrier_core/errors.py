@@ -91,10 +91,10 @@ def as_text(said: object) -> str:
     """Return what somebody has said as text that every store can hold, of at most 4,000 bytes."""
     try:
         text = str(said)
-    except Exception as error:
+    except (Exception, GeneratorExit) as error:  # nobody else raises the latter
         text = f"{type(said).__name__} (its text cannot be had: {type(error).__name__})"
     # Half a surrogate cannot be encoded.
-    data = without_passwords(text).encode(errors="backslashreplace")
+    data = str.encode(without_passwords(text), errors="backslashreplace")
     if len(data) > _LONGEST_TEXT:
         data = data[: _LONGEST_TEXT - 3] + b"..."
     return data.decode(errors="ignore")

@@ -13,6 +13,7 @@ from barrier_core.shown import shown
 from barrier_core.this_process import boot_id, host_name, namespace_id
 
 JOB_ID_VARIABLE = "BARRIER_JOB_ID"
+_LONGEST_NAME = 500  # bytes, as for the names that are arguments
 LARGEST_WORLD_SIZE = 2**18
 """A rank that finds out who is missing reads and keeps something of each rank."""
 
@@ -156,7 +157,7 @@ def generation_from_environment(environ: Mapping[str, str] | None = None) -> str
     environ = os.environ if environ is None else environ
     for variable in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"):
         if environ.get(variable):
-            return environ[variable]
+            return _usable(variable, environ[variable])
     return "0"
 
 
@@ -173,15 +174,28 @@ def job_id_from_environment(environ: Mapping[str, str] | None = None) -> str | N
     """
     environ = os.environ if environ is None else environ
     if environ.get(JOB_ID_VARIABLE):
-        return environ[JOB_ID_VARIABLE]
+        return _usable(JOB_ID_VARIABLE, environ[JOB_ID_VARIABLE])
     world_size: str | None = None
     for launcher in _LAUNCHERS:
         if launcher.rank in environ and launcher.world_size in environ:
             world_size = world_size or environ[launcher.world_size]
             job_id = launcher.job_id(environ)
             if job_id is not None and environ[launcher.world_size] == world_size:
-                return job_id
+                return _usable(f"{launcher.name}'s job id", job_id)
     return None
+
+
+def _usable(what: str, name: str) -> str:
+    """Return a name from the environment if it can be part of a key."""
+    try:
+        if len(name.encode()) <= _LONGEST_NAME:
+            return name
+    except (AttributeError, UnicodeEncodeError):  # no text, or one that is not in UTF-8
+        pass
+    raise BarrierConfigError(
+        f"{what}={shown(name)} in the environment must be a text of at most {_LONGEST_NAME} bytes "
+        "in UTF-8"
+    )
 
 
 def _first_ancestor_without(variable: str) -> str | None:

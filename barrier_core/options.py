@@ -17,6 +17,8 @@ DEFAULT_LINGER_SECS = 30.0
 LONGEST_WAIT_SECS = 86_400.0
 """No single call of the system waits longer, as each of them has a maximum; whoever calls it goes
 on waiting."""
+LONGEST_GATHERED = 2**20
+"""Of what a rank brings to `gather`, in bytes: rank 0 gets that of every rank."""
 _LONGEST_NAME = 500  # bytes; quoted in a key, each may become three
 
 # The options that every backend shares, with the words `barrier info` shows for them.
@@ -111,15 +113,35 @@ def check_name(what: str, name: str) -> None:
     Raises:
         BarrierConfigError: It cannot.
     """
+    check_text(what, name, _LONGEST_NAME)
+
+
+def check_text(what: str, text: str, longest: int) -> None:
+    """Raise unless ``text`` can be sent, and has at most so many bytes.
+
+    Raises:
+        BarrierConfigError: It is no text, too long, or has half a surrogate.
+    """
     try:
         # Bytes, not characters: TCPStore's server closes the connection at a key of over 8,192.
-        usable = len(str.encode(name)) <= _LONGEST_NAME
+        usable = len(str.encode(text)) <= longest
     except (TypeError, UnicodeEncodeError):  # no text, or one with half a surrogate
         usable = False
     if not usable:
         raise BarrierConfigError(
-            f"{what}={shown(name)} must be a text of at most {_LONGEST_NAME} bytes in UTF-8"
+            f"{what}={shown(text)} must be a text of at most {longest} bytes in UTF-8"
         )
+
+
+def check_whole(name: str, value: int) -> int:
+    """Return ``value`` if it is a whole number.
+
+    Raises:
+        BarrierConfigError: It is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise BarrierConfigError(f"{name}={shown(value)} must be a whole number")
+    return value
 
 
 def check_switch(name: str, value: bool) -> bool:

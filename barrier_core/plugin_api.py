@@ -30,6 +30,7 @@ from barrier_core.agreement.store import (
     StoreAccess,
     StoreClient,
     StoreLostError,
+    StoreNotTriedError,
 )
 from barrier_core.capability import Capability
 from barrier_core.contract import CONTRACT_VERSION, Barrier
@@ -47,6 +48,7 @@ from barrier_core.errors import (
     describe_exception,
     failure,
 )
+from barrier_core.exhaustion import descriptor_limit, exhausted
 from barrier_core.hooks import ObservedBarrier, hookimpl, plugin_manager
 from barrier_core.launcher import RankInfo, job_id_from_environment
 from barrier_core.observers.trace_format import (
@@ -78,6 +80,7 @@ from barrier_core.options import (
     check_name,
     check_seconds,
     check_switch,
+    check_whole,
 )
 from barrier_core.secret import Secret
 from barrier_core.shown import shown
@@ -136,6 +139,7 @@ __all__ = [
     "StoreBarrier",
     "StoreClient",
     "StoreLostError",
+    "StoreNotTriedError",
     "TimeoutSecs",
     "TraceStart",
     "Verdict",
@@ -146,7 +150,10 @@ __all__ = [
     "check_name",
     "check_seconds",
     "check_switch",
+    "check_whole",
     "describe_exception",
+    "descriptor_limit",
+    "exhausted",
     "failure",
     "format_ranks",
     "hookimpl",

@@ -19,9 +19,17 @@ from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreLostErro
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.capability import Capability
 from barrier_core.contract import Barrier
-from barrier_core.errors import failure
+from barrier_core.errors import BarrierSetupError, failure
+from barrier_core.exhaustion import exhausted
 from barrier_core.launcher import job_id_from_environment
-from barrier_core.options import DEFAULT_LINGER_SECS, check_name, check_seconds
+from barrier_core.options import (
+    DEFAULT_LINGER_SECS,
+    LONGEST_GATHERED,
+    check_name,
+    check_seconds,
+    check_switch,
+    check_text,
+)
 
 _ABORT_PATIENCE_SECS = 1.0
 """How long `abort` waits for the thread that is in a round to end it."""
@@ -84,6 +92,7 @@ class StoreBarrier(Barrier):
         super().__init__(global_rank, global_world_size, timeout_secs, warn_after_secs)
         check_name("barrier_prefix", barrier_prefix)
         heartbeat_secs = check_seconds("heartbeat_secs", heartbeat_secs, zero=True)
+        check_switch("progress_extends_deadline", progress_extends_deadline)
         if generation is None:
             generation = self.generation
         check_name("generation", generation)
@@ -96,20 +105,27 @@ class StoreBarrier(Barrier):
         self._slot, self._keys, self._client, me, host, self._liveness_port, job = join_barrier(
             store, self.rank_info, job_id, barrier_prefix, generation, bool(heartbeat_secs)
         )
-        self._failure_detector = FailureDetector(
-            self._keys, me, heartbeat_secs, global_world_size, self._liveness_port, host
-        )
-        self._watcher = Watcher(
-            store.connect,
-            self._keys,
-            job,
-            global_rank,
-            global_world_size,
-            heartbeat_secs,
-            self._failure_detector,
-            self._liveness_port,
-            self._post,
-        )
+        try:
+            self._failure_detector = FailureDetector(
+                self._keys, me, heartbeat_secs, global_world_size, self._liveness_port, host
+            )
+            self._watcher = Watcher(
+                store.connect,
+                self._keys,
+                job,
+                global_rank,
+                global_world_size,
+                heartbeat_secs,
+                self._failure_detector,
+                self._liveness_port,
+                self._post,
+            )
+        except BaseException as error:
+            self._release()
+            why = exhausted(error)
+            if why is None:
+                raise
+            raise BarrierSetupError(f"rank {global_rank} cannot join: {why}") from error
         self._rounds = Rounds(
             self,
             self._mailbox,
@@ -132,7 +148,7 @@ class StoreBarrier(Barrier):
         once.
 
         Args:
-            value: What this rank brings.
+            value: What this rank brings, of at most 1 MiB.
             timeout_secs: As for `execute_barrier`.
             tag: As for `execute_barrier`.
 
@@ -140,11 +156,13 @@ class StoreBarrier(Barrier):
             The values in the order of ranks on rank 0, an empty list on the others.
 
         Raises:
+            BarrierConfigError: The value is no text that can be sent.
             BarrierError: As `execute_barrier`; a `BarrierUsageError` on rank 0 also where other
                 ranks have called that instead.
         """
         self._require_open()
         self._require_unbroken()
+        check_text("value", value, LONGEST_GATHERED)
         try:
             return gather(
                 self._store.connect(),  # another thread may be in a round, on the barrier's own
@@ -211,9 +229,13 @@ class StoreBarrier(Barrier):
                 )
                 if all_have_left and not self._store.hosts_store:
                     remove_all(self._client, self._keys)
-        self._client.close()
         if self._liveness_port is not None:
             self._liveness_port.say_farewell()
+        self._release()
+
+    def _release(self) -> None:
+        self._client.close()
+        if self._liveness_port is not None:
             self._liveness_port.close()
         self._slot.give_back()
         self._store.close()

@@ -13,6 +13,7 @@ from barrier_core.agreement.membership import Member, join, wait_for_host
 from barrier_core.agreement.open_barriers import Slot
 from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreClient, StoreLostError
 from barrier_core.errors import BarrierSetupError
+from barrier_core.exhaustion import exhausted
 from barrier_core.launcher import RankInfo
 
 
@@ -34,8 +35,9 @@ class Joined(NamedTuple):
 class _Joining:
     """The joining that is under way; see `store.Joining`."""
 
-    def __init__(self, rank: int, keys: Keys, slot: Slot) -> None:
-        self.rank = rank
+    def __init__(self, rank_info: RankInfo, keys: Keys, slot: Slot) -> None:
+        self.rank = rank_info.global_rank
+        self.world_size = rank_info.global_world_size
         self.keys = keys
         self.host: Member | None = None
         self._slot = slot
@@ -76,7 +78,7 @@ def join_barrier(
         slot = Slot.take((store.name, job_id, prefix, generation, rank))
         undo.callback(slot.give_back)
         keys = Keys(prefix, f"{generation}.{slot.incarnation}", job_id)
-        joining = _Joining(rank, keys, slot)
+        joining = _Joining(rank_info, keys, slot)
         try:
             client = store.open(joining)
             undo.callback(client.close)
@@ -91,6 +93,11 @@ def join_barrier(
                 remove_older(client, joining.keys)
         except StoreLostError as error:
             raise BarrierSetupError(f"cannot join through the {store.name}: {error}") from error
+        except (OSError, MemoryError) as error:
+            why = exhausted(error)
+            if why is None:
+                raise
+            raise BarrierSetupError(f"rank {rank} cannot join: {why}") from error
         undo.pop_all()
     # Joining may be slow, as thousands of ranks may do it at once; a round may not.
     client.answer_secs, client.answer_by = ANSWER_SECS, math.inf

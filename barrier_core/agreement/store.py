@@ -36,6 +36,13 @@ class StoreLostError(ConnectionError):
     """The store did not answer, or closed the connection. The engine makes a verdict of it."""
 
 
+class StoreNotTriedError(StoreLostError):
+    """This process has run out of what a connection needs; it says nothing of the store.
+
+    See `exhausted`, whose words it has.
+    """
+
+
 class StoreClient(abc.ABC):
     """One rank's connection to the store; used by one thread at a time, but for `wake`.
 
@@ -173,6 +180,7 @@ class Joining(Protocol):
     """What a rank that is about to join tells the backend that opens the connection for it."""
 
     rank: int
+    world_size: int
 
     def wait_for_host(self, client: StoreClient, deadline: float) -> None:
         """Return once rank 0 has come to this barrier, on the server of ``client``.

@@ -26,6 +26,7 @@ from barrier_core.agreement.reasons import Posted, Reason
 from barrier_core.agreement.round_log import Break, decode_break, decode_verdict, parse
 from barrier_core.agreement.store import Connect, StoreClient, StoreLostError
 from barrier_core.agreement.wakeup import WakeUp
+from barrier_core.exhaustion import exhausted
 from barrier_core.this_process import after_fork
 from barrier_core.verdict import RankStatus
 
@@ -159,7 +160,11 @@ class Watcher:
             # a round before all have got here.
             with suppress(StoreLostError):
                 self._client = connect()
-            self._start()
+            try:
+                self._start(is_needed=True)
+            except BaseException:
+                self._close_connection()
+                raise
 
     # What the caller's threads use. Why this is safe: each method changes single attributes, and
     # the watcher's thread reads them afresh in every turn of its loop.
@@ -219,12 +224,19 @@ class Watcher:
         self._stopping = True
         self._wake_up.call()
 
-    def _start(self) -> None:
+    def _start(self, is_needed: bool = False) -> None:
         # Why this is safe: two threads may start one at once, and a start that Ctrl-C has cut short
         # may have worked or not; but of several threads only the first goes on.
-        if self._thread is None:
-            name = f"barrier-watcher-{self._rank}"
+        if self._thread is not None:
+            return
+        name = f"barrier-watcher-{self._rank}"
+        try:
             threading.Thread(target=self._run, name=name, daemon=True).start()
+        except RuntimeError as error:
+            if is_needed:
+                raise
+            # In a round. It keeps its limit without the thread; the next need tries again.
+            logger.warning("rank %d's barrier has no watcher: %s", self._rank, exhausted(error))
 
     # The watcher's own thread.
 

@@ -28,7 +28,7 @@ DISTRIBUTIONS = [pytest.param(package, id=package.name) for package in (CORE, *P
 
 # From the bottom. A room imports only rooms of the floors below it, and its own modules.
 FLOORS = (
-    {"capability", "shown", "tags", "this_process", "verdict", "version"},
+    {"capability", "exhaustion", "shown", "tags", "this_process", "verdict", "version"},
     {"errors"},
     {"files", "launcher", "options", "turn"},
     {"secret"},

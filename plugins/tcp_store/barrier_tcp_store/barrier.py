@@ -24,6 +24,7 @@ from barrier_core.plugin_api import (
     WarnAfterSecs,
     check_name,
     check_seconds,
+    check_switch,
     job_id_from_environment,
 )
 from barrier_tcp_store.access import TCPStoreAccess, default_port, find_store
@@ -105,6 +106,7 @@ class TCPStoreBarrier(StoreBarrier):
         timeout_barrier_init_secs = check_seconds(
             "timeout_barrier_init_secs", timeout_barrier_init_secs
         )
+        check_switch("use_checkpoint_barrier_tcpstore_libuv", use_checkpoint_barrier_tcpstore_libuv)
         if job_id is None:
             job_id = job_id_from_environment() or ""
         check_name("job_id", job_id)

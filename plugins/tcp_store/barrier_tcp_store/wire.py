@@ -31,6 +31,8 @@ from barrier_core.plugin_api import (
     Series,
     StoreClient,
     StoreLostError,
+    StoreNotTriedError,
+    exhausted,
 )
 
 _RETRY_SECS = 0.1
@@ -95,7 +97,11 @@ class TCPStoreClient(StoreClient):
         # For the `recv` of `wait_briefly`. Requests go out by `os.write`, which would otherwise
         # ask first, each time, whether there is room for them.
         self._socket.settimeout(BRIEF_SECS)
-        self._wake_reader, self._wake_writer = os.pipe()
+        try:
+            self._wake_reader, self._wake_writer = os.pipe()
+        except OSError as error:
+            self._socket.close()
+            raise StoreNotTriedError(exhausted(error) or str(error)) from None
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
         self._answers = select.poll()
@@ -364,6 +370,9 @@ def _connect(host: str, port: int, patience_secs: float) -> socket.socket:
             longest = min(left, _LONGEST_POLL_MS / 1000)
             connection = socket.create_connection((host, port), timeout=longest)
         except OSError as error:
+            why = exhausted(error)
+            if why is not None:
+                raise StoreNotTriedError(why) from None
             if time.monotonic() + _RETRY_SECS >= deadline:
                 raise StoreLostError(
                     f"nobody answers at {host}:{port} within {patience_secs:g} s ({error})"

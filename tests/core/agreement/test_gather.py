@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from barrier_core import BarrierConnectionError, BarrierTimeoutError, BarrierUsageError
+from barrier_core import (
+    BarrierConfigError,
+    BarrierConnectionError,
+    BarrierTimeoutError,
+    BarrierUsageError,
+)
 from barrier_core.agreement.store import StoreLostError
 from barrier_core.backends.local import STORE, LocalBarrier, LocalClient
 
@@ -94,3 +100,17 @@ def test_a_store_that_is_lost_is_a_connection_error(
 
     with pytest.raises(BarrierConnectionError, match="it burnt down"):
         barriers[0].gather("mine")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [3, None, b"x", "\udcff", "x" * (2**20 + 1)],
+    ids=["number", "none", "bytes", "surrogate", "long"],
+)
+def test_what_cannot_be_sent_is_refused_before_the_round(
+    barriers: list[LocalBarrier], value: Any
+) -> None:
+    with pytest.raises(BarrierConfigError, match=r"value=.* must be a text of at most 1048576"):
+        barriers[0].gather(value)
+
+    assert barriers[0].round == 0
