@@ -103,7 +103,7 @@ class BarrierConfig:
             name: value if value is None or isinstance(value, bool | int | float) else _HIDDEN
             for name, value in given.items()
         }
-        type_ = self.barrier_type and shown(self.barrier_type)
+        type_ = shown(self.barrier_type)
         return f"BarrierConfig(barrier_type={type_}, barrier_args={shown(arguments)})"
 
     def _overridden(self, environ: Mapping[str, str]) -> BarrierConfig:
@@ -136,6 +136,8 @@ def create_barrier_from_config(
     Whatever else the backend's constructor raises becomes one of the last three, with what it has
     raised as its cause.
     """
+    if not isinstance(config, BarrierConfig):
+        raise BarrierConfigError(f"{shown(config)} must be a BarrierConfig")
     if config.barrier_type is None:
         return None
     if not isinstance(config.barrier_type, str):
@@ -194,10 +196,11 @@ def _make(backend: type, barrier_type: str, arguments: dict[str, Any]) -> Barrie
 
 def _read(given: str | os.PathLike[str], named_by: str) -> BarrierConfig:
     try:
-        path = Path(given)
-    except TypeError:
+        name = os.fspath(given)
+        path = Path(name)
+    except Exception:  # no path, or an object that does not say which
         raise BarrierConfigError(f"{shown(given)} cannot be the path of a config file") from None
-    where = f"config file {shown(str(path))[1:-1]}{named_by}"
+    where = f"config file {shown(name)[1:-1]}{named_by}"
     content = read_file(path, where)
     if path.suffix not in (".toml", ".json"):
         raise BarrierConfigError(f"{where} must end in .toml or .json, which says how to read it")

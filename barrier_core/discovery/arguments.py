@@ -125,6 +125,8 @@ def bind_arguments(
             rank_info = RankInfo.from_environment()
             if wanted == list(_FROM_LAUNCHER):
                 _check_that_ranks_can_meet(backend, barrier_type, rank_info)
+        if not isinstance(rank_info, RankInfo):
+            raise BarrierConfigError(f"rank_info={shown(rank_info)} must be a RankInfo")
         bound.update({name: getattr(rank_info, name) for name in wanted})
     missing = [name for name, option in options.items() if option.required and name not in bound]
     if missing:

@@ -82,8 +82,9 @@ def check_address(what: str, host: str) -> None:
     """
     try:
         # As Python does before it asks the system.
-        usable = 0 < len(host) < 256 and "\0" not in host and bool(str.encode(host, "idna"))
-    except (TypeError, UnicodeError):  # no text, half a surrogate, an empty or too long label
+        usable = isinstance(host, str) and 0 < len(host) < 256 and "\0" not in host
+        usable = usable and bool(host.encode("idna"))
+    except UnicodeError:  # half a surrogate, an empty or too long label
         usable = False
     if not usable:
         raise BarrierConfigError(
