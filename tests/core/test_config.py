@@ -81,7 +81,7 @@ BAD_FILES: dict[str, tuple[str, bytes | None, list[str]]] = {
         b"[barrier]\nbarrier_type = 1",
         ["wrong shape", "$.barrier.barrier_type", "barrier_type (a name)"],
     ),
-    "a NUL in its path": ("b\0.toml", None, ["cannot be read", "null byte"]),
+    "a NUL in its path": ("b\0.toml", None, ["cannot be read", "embedded null"]),
     "TOML that is nested deeply": ("b.toml", b"a = " + b"[" * 10_000, ["not valid TOML"]),
     "JSON that is nested deeply": ("b.json", b"[" * 100_000, ["not valid JSON", "recursion"]),
     "larger than 16 MiB": ("b.json", b" " * (2**24 + 1), ["more than 16777216 bytes"]),
