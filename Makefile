@@ -13,7 +13,7 @@ LOOSE := $(wildcard conftest.py examples tests benchmarks plugins/*/tests)
 PARALLEL := -n 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint clean compat soak bench .venv
+.PHONY: help demo test test-all lint clean compat soak fuzz bench .venv
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -41,6 +41,9 @@ compat: .venv ## run discovery with the oldest and newest pluggy and importlib-m
 
 soak: .venv ## torture two jobs for ten minutes; ARGS="--backend NAME" takes another backend
 	$(BIN)/python tests/soak.py --seconds 600 $(ARGS)
+
+fuzz: .venv ## run the property-based tests for ten minutes, each time with other values
+	FUZZ_SECONDS=600 $(BIN)/python -m pytest -q -m fuzz tests plugins $(ARGS)
 
 bench: .venv ## measure barriers side by side, in under ten minutes; writes benchmarks/results.*
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \

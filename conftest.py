@@ -1,4 +1,4 @@
-"""How the tests are spread over processes, where pytest-xdist runs them in several.
+"""How the tests are spread over processes, where pytest-xdist runs them in several; and fuzzing.
 
 The tests of one file run in one process, one after another: they share fixtures. So do all tests
 that share the rank processes which have imported torch, since those are expensive to start.
@@ -6,9 +6,14 @@ that share the rank processes which have imported torch, since those are expensi
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Any
 
 import pytest
+
+FUZZ_SECS = float(os.environ.get("FUZZ_SECONDS", "0"))
+"""For how long to run the tests over and over, each time with other random values; 0: once."""
 
 SHARE_TORCH_RANKS = (
     "examples/sharded_checkpoint/test_sharded_checkpoint.py",
@@ -61,3 +66,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     config.option.loadscopereorder = False
     return ByGroup(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run the tests again and again where `make fuzz` says for how long, until one fails."""
+    if not FUZZ_SECS or session.config.option.collectonly:
+        return None
+    deadline = time.monotonic() + FUZZ_SECS
+    while time.monotonic() < deadline:
+        for item, following in zip(session.items, [*session.items[1:], None], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.testsfailed:
+                raise session.Failed("fuzzing stops at the first failure")
+    return True

@@ -14,13 +14,24 @@ import msgspec
 from barrier_core.contract import Barrier
 from barrier_core.discovery.arguments import bind_arguments
 from barrier_core.discovery.registry import registry
-from barrier_core.errors import BarrierConfigError
+from barrier_core.errors import (
+    BarrierConfigError,
+    BarrierError,
+    BarrierPluginError,
+    BarrierSetupError,
+    describe_exception,
+)
+from barrier_core.exhaustion import exhausted
+from barrier_core.files import read_file
 from barrier_core.hooks import notify
 from barrier_core.launcher import RankInfo
+from barrier_core.secret import Secret
+from barrier_core.shown import shown
 
 _FILE_VARIABLE = "BARRIER_CONFIG"
 _TYPE_VARIABLE = "BARRIER_TYPE"
 _ARGUMENT_VARIABLE = "BARRIER_ARG_"
+_HIDDEN = Secret("")
 
 
 class _Section(msgspec.Struct, forbid_unknown_fields=True):
@@ -39,9 +50,11 @@ class _File(msgspec.Struct):
 msgspec.json.Decoder(_File)  # looks into the classes now; two threads at once would crash
 
 
-@dataclass
+@dataclass(repr=False)
 class BarrierConfig:
     """The name of a backend and its constructor arguments.
+
+    Its ``repr`` shows numbers and switches alone: any text may be a secret.
 
     Args:
         barrier_type: The backend's name, such as ``tcp_store``; ``name@distribution`` chooses
@@ -68,7 +81,7 @@ class BarrierConfig:
         environ = os.environ if environ is None else environ
         if environ.get(_FILE_VARIABLE):
             return cls.from_environment(environ)
-        return _read(Path(path), f"config file {os.fspath(path)}")._overridden(environ)
+        return _read(path, "")._overridden(environ)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> BarrierConfig:
@@ -79,8 +92,19 @@ class BarrierConfig:
         """
         environ = os.environ if environ is None else environ
         path = environ.get(_FILE_VARIABLE)
-        where = f"config file {path} (named by {_FILE_VARIABLE})"
-        return (_read(Path(path), where) if path else cls())._overridden(environ)
+        return (_read(path, f" (named by {_FILE_VARIABLE})") if path else cls())._overridden(
+            environ
+        )
+
+    def __repr__(self) -> str:
+        # Which text is a secret is known only where the backend is loaded.
+        given = self.barrier_args if isinstance(self.barrier_args, Mapping) else {}
+        arguments = {
+            name: value if value is None or isinstance(value, bool | int | float) else _HIDDEN
+            for name, value in given.items()
+        }
+        type_ = shown(self.barrier_type)
+        return f"BarrierConfig(barrier_type={type_}, barrier_args={shown(arguments)})"
 
     def _overridden(self, environ: Mapping[str, str]) -> BarrierConfig:
         arguments = {
@@ -108,20 +132,26 @@ def create_barrier_from_config(
         BarrierPluginError: The backend is installed but broken.
         BarrierConfigError: The arguments do not fit.
         BarrierSetupError: The barrier cannot be set up.
+
+    Whatever else the backend's constructor raises becomes one of the last three, with what it has
+    raised as its cause.
     """
+    if not isinstance(config, BarrierConfig):
+        raise BarrierConfigError(f"{shown(config)} must be a BarrierConfig")
     if config.barrier_type is None:
         return None
     if not isinstance(config.barrier_type, str):
-        raise BarrierConfigError(f"barrier_type={config.barrier_type!r} must be a name")
+        raise BarrierConfigError(f"barrier_type={shown(config.barrier_type)} must be a name")
     if not isinstance(config.barrier_args, Mapping):
         raise BarrierConfigError(
-            f"barrier_args={config.barrier_args!r} must be a mapping from names to values"
+            f"barrier_args is a {type(config.barrier_args).__name__}, and must be a mapping from "
+            "names to values"
         )
     backend = registry.get(config.barrier_type)
     arguments = bind_arguments(backend, config.barrier_args, rank_info)
     # First, as it may take a while: Ctrl-C then leaves no barrier behind that nobody closes.
     registry.load_observers()
-    barrier: Barrier = backend(**arguments)
+    barrier = _make(backend, config.barrier_type, arguments)
     notify("barrier_created", barrier=barrier)
     return barrier
 
@@ -136,15 +166,42 @@ def create_barrier(
     return barrier
 
 
-def _read(path: Path, where: str) -> BarrierConfig:
+def _make(backend: type, barrier_type: str, arguments: dict[str, Any]) -> Barrier:
+    """Call a backend's constructor, which may be anybody's code."""
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise BarrierConfigError(
-            f"{where} does not exist (working directory {Path.cwd()})"
-        ) from None
-    except OSError as error:
-        raise BarrierConfigError(f"{where} cannot be read: {error.strerror}") from error
+        barrier: Barrier = backend(**arguments)
+    except BarrierError:
+        raise
+    except Exception as error:
+        what = f"the {barrier_type} barrier cannot be made"
+        text = describe_exception(error)
+        for value in arguments.values():
+            if isinstance(value, Secret):
+                text = text.replace(value.reveal(), "***")
+        # With its traceback, unless that would show what is hidden here.
+        cause = error if text == f"{type(error).__name__}: {error}" else None
+        if isinstance(error, ValueError | TypeError):
+            raise BarrierConfigError(
+                f"{what}: {text}. Check barrier_args (see `barrier info {barrier_type}`)"
+            ) from cause
+        if isinstance(error, OSError | MemoryError):
+            why = exhausted(error) or f"{text}. Check this host"
+            raise BarrierSetupError(f"{what}: {why}") from cause
+        raise BarrierPluginError(
+            f"{what}: {text}. Its constructor must raise an error of barrier_core instead; ask its "
+            "author"
+        ) from cause
+    return barrier
+
+
+def _read(given: str | os.PathLike[str], named_by: str) -> BarrierConfig:
+    try:
+        name = os.fspath(given)
+        path = Path(name)
+    except Exception:  # no path, or an object that does not say which
+        raise BarrierConfigError(f"{shown(given)} cannot be the path of a config file") from None
+    where = f"config file {shown(name)[1:-1]}{named_by}"
+    content = read_file(path, where)
     if path.suffix not in (".toml", ".json"):
         raise BarrierConfigError(f"{where} must end in .toml or .json, which says how to read it")
     try:
@@ -152,10 +209,10 @@ def _read(path: Path, where: str) -> BarrierConfig:
             tree = msgspec.json.decode(content)
         else:
             tree = _toml_loads(content.decode())
-    except (ValueError, msgspec.DecodeError) as error:
+    except (ValueError, msgspec.DecodeError, RecursionError) as error:
         raise BarrierConfigError(
             f"{where} is not valid {path.suffix[1:].upper()}: {error}"
-        ) from error
+        ) from None
     try:
         section = msgspec.convert(tree, _File).barrier
     except msgspec.ValidationError as error:

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from types import TracebackType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from barrier_core.capability import Capability
 from barrier_core.errors import (
     BarrierError,
     BarrierFailedError,
+    BarrierPluginError,
     BarrierUsageError,
     as_text,
     attempt,
@@ -29,7 +30,9 @@ from barrier_core.options import (
     check_limit,
     check_name,
     check_seconds,
+    check_whole,
 )
+from barrier_core.shown import shown
 from barrier_core.turn import Turn
 from barrier_core.verdict import describe_round
 
@@ -46,8 +49,7 @@ class Barrier(abc.ABC):
 
     A backend sets ``barrier_type`` and ``capabilities``, calls ``super().__init__`` and writes
     ``_wait``. The methods `_abort`, `_report_progress` and `_close` are its to override where it
-    declares that it can. If it sets ``contract_version``, to the number that `CONTRACT_VERSION` has
-    when it is written, a core with another version refuses it and says so.
+    declares that it can. A core of another version than its ``contract_version`` refuses it.
 
     Args:
         global_rank: This process's rank, from 0.
@@ -98,6 +100,12 @@ class Barrier(abc.ABC):
         self._checked_tag: object = ""
         """The last tag, most often the next one, too."""
 
+    def __reduce_ex__(self, protocol: object) -> NoReturn:  # copy and deepcopy come by here, too
+        raise BarrierUsageError(
+            f"a {self.barrier_type} barrier cannot be copied or pickled, as a copy would close its "
+            "connections; make another one from its BarrierConfig, with a prefix of its own"
+        )
+
     def execute_barrier(self, timeout_secs: float | None = None, tag: str = "") -> None:
         """Arrive, and return when every rank has arrived.
 
@@ -112,9 +120,8 @@ class Barrier(abc.ABC):
             BrokenBarrierError: A rank aborted, died, came with another tag or does not belong here.
             BarrierConnectionError: The store was lost.
             BarrierUsageError: The barrier is closed, another thread of this rank is in it, or this
-                is a forked child of the process that made it.
-            BarrierConfigError: ``timeout_secs`` is no positive number, or the tag is longer than
-                500 bytes.
+                is a forked child.
+            BarrierConfigError: ``timeout_secs`` is no positive number, or the tag over 500 bytes.
         """
         if timeout_secs is None:
             timeout_secs = self.timeout_secs
@@ -124,8 +131,8 @@ class Barrier(abc.ABC):
             check_name("tag", tag)
             self._checked_tag = tag
         thread = get_ident()
-        # All that every round goes through is written out rather than called, here and down to the
-        # store: with several ranks on a core, little of it is still in its cache.
+        # All that every round goes through is written out, not called, here and down to the store:
+        # with several ranks on a core, little of it is still in its cache.
         try:
             del self._turn[0]
         except IndexError:
@@ -223,9 +230,12 @@ class Barrier(abc.ABC):
 
         Raises:
             BarrierUsageError: The backend cannot abort, or this is a forked child.
+            BarrierConfigError: The tag or the limit cannot be used; the block does not run then.
         """
         self._require(Capability.ABORT, "phase() must be able to abort")
         self._turn.require_own(self.barrier_type)
+        check_name("tag", tag)
+        check_limit("timeout_secs", timeout_secs)
         try:
             yield
         except BaseException as error:
@@ -249,14 +259,15 @@ class Barrier(abc.ABC):
 
         Raises:
             BarrierUsageError: The backend cannot abort, the barrier is closed, this is a forked
-                child, or the round is neither the current one nor the next.
+                child, or the round is none that can be broken.
+            BarrierConfigError: ``round`` is no whole number.
         """
         self._require(Capability.ABORT, "abort()")
         self._require_open()
-        if round is not None and round > self.round + 1:
+        if round is not None and check_whole("round", round) > self.round + 1:
             raise BarrierUsageError(
-                f"abort(round={round}) is too early: this rank comes to round {self.round + 1} "
-                "next; give that number, or none for the current or next round"
+                f"abort(round={shown(round)}) is too early: this rank comes to round "
+                f"{self.round + 1} next; give that number, or none for the current or next round"
             )
         if self.failed is not None or (round is not None and round <= self.round):
             return False
@@ -312,9 +323,8 @@ class Barrier(abc.ABC):
             return
         # The others hear the exception, as with `phase`. It goes on, whatever happens here.
         if Capability.ABORT in self.capabilities and not (self.closed or is_normal_end(exc)):
-            attempt(
-                f"abort {self.barrier_type} on the way out", self.abort, describe_exception(exc)
-            )
+            why = describe_exception(exc)
+            attempt(f"abort {self.barrier_type} on the way out", self.abort, why)
         attempt(f"close {self.barrier_type} on the way out", self.close)
 
     @abc.abstractmethod
@@ -332,12 +342,12 @@ class Barrier(abc.ABC):
 
     def _abort(self, reason: str, round: int | None = None) -> None:
         """Break the round, or only this one; called where ``ABORT`` is declared, by any thread."""
-        raise NotImplementedError(f"{type(self).__name__} declares ABORT but has no _abort")
+        raise BarrierPluginError(f"{type(self).__name__} declares ABORT but has no _abort")
 
     def _report_progress(self, progress: str) -> None:
         """Pass progress on; called only where ``PROGRESS`` is declared, from any thread."""
         name = type(self).__name__
-        raise NotImplementedError(f"{name} declares PROGRESS but has no _report_progress")
+        raise BarrierPluginError(f"{name} declares PROGRESS but has no _report_progress")
 
     def _close(self) -> None:  # noqa: B027 - a backend with nothing to release need not write it
         """Release what the backend holds; called once."""

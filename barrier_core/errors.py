@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from barrier_core.shown import without_passwords
 from barrier_core.verdict import Verdict
 
 _LONGEST_TEXT = 4_000  # bytes; every rank reads it
@@ -14,7 +15,10 @@ logger = logging.getLogger("barrier_core")
 
 
 class BarrierError(Exception):
-    """Base of all errors of this project."""
+    """Base of all errors of this project. None shows the password of a URL."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*[without_passwords(arg) if isinstance(arg, str) else arg for arg in args])
 
 
 class BarrierConfigError(BarrierError, ValueError):
@@ -87,9 +91,10 @@ def as_text(said: object) -> str:
     """Return what somebody has said as text that every store can hold, of at most 4,000 bytes."""
     try:
         text = str(said)
-    except Exception as error:
+    except (Exception, GeneratorExit) as error:  # nobody else raises the latter
         text = f"{type(said).__name__} (its text cannot be had: {type(error).__name__})"
-    data = text.encode(errors="backslashreplace")  # half a surrogate cannot be encoded
+    # Half a surrogate cannot be encoded.
+    data = str.encode(without_passwords(text), errors="backslashreplace")
     if len(data) > _LONGEST_TEXT:
         data = data[: _LONGEST_TEXT - 3] + b"..."
     return data.decode(errors="ignore")

@@ -178,5 +178,5 @@ def notify(hook_name: str, **event: Any) -> None:
     for impl in getattr(plugin_manager.hook, hook_name).get_hookimpls():
         try:
             impl.function(*[event[name] for name in impl.argnames])
-        except Exception:
+        except (Exception, GeneratorExit):  # nobody but the observer raises the latter
             logger.exception("observer %s failed in %s; going on", impl.plugin_name, hook_name)

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from barrier_core.errors import BarrierConfigError
+from barrier_core.shown import shown
 from barrier_core.this_process import boot_id, host_name, namespace_id
 
 JOB_ID_VARIABLE = "BARRIER_JOB_ID"
+_LONGEST_NAME = 500  # bytes, as for the names that are arguments
+LARGEST_WORLD_SIZE = 2**18
+"""A rank that finds out who is missing reads and keeps something of each rank."""
 
 
 def _torchrun_job(environ: Mapping[str, str]) -> str | None:
@@ -68,7 +72,7 @@ class RankInfo:
 
     Raises:
         BarrierConfigError: The rank is not in ``[0, global_world_size)``, or the world size is
-            less than one.
+            less than one or greater than 2**18.
     """
 
     global_rank: int
@@ -84,12 +88,16 @@ class RankInfo:
         rank, size = self.global_rank, self.global_world_size
         for name, value in (("global_rank", rank), ("global_world_size", size)):
             if not isinstance(value, int) or isinstance(value, bool):
-                raise BarrierConfigError(f"{name}={value!r} must be a whole number")
-        if size < 1:
-            raise BarrierConfigError(f"global_world_size={size} must be at least 1")
+                raise BarrierConfigError(f"{name}={shown(value)} must be a whole number")
+        if not 1 <= size <= LARGEST_WORLD_SIZE:
+            raise BarrierConfigError(
+                f"global_world_size={shown(size)} must be at least 1, and at most "
+                f"{LARGEST_WORLD_SIZE}"
+            )
         if not 0 <= rank < size:
             raise BarrierConfigError(
-                f"global_rank={rank} must be between 0 and {size - 1} (global_world_size={size})"
+                f"global_rank={shown(rank)} must be between 0 and {size - 1} "
+                f"(global_world_size={size})"
             )
 
     @classmethod
@@ -122,9 +130,9 @@ class RankInfo:
         def read(name: str) -> int:
             try:
                 return int(environ[name])
-            except ValueError:
+            except (TypeError, ValueError):
                 raise BarrierConfigError(
-                    f"{name}={environ[name]!r} in the environment is not a whole number; "
+                    f"{name}={shown(environ[name])} in the environment is not a whole number; "
                     f"{launcher.name} sets it to one"
                 ) from None
 
@@ -139,8 +147,8 @@ class RankInfo:
         except BarrierConfigError as error:
             raise BarrierConfigError(
                 f"{launcher.name}'s environment variables contradict each other "
-                f"({launcher.rank}={environ[launcher.rank]}, "
-                f"{launcher.world_size}={environ[launcher.world_size]}): {error}"
+                f"({launcher.rank}={shown(rank)}, {launcher.world_size}={shown(world_size)}): "
+                f"{error}"
             ) from None
 
 
@@ -149,7 +157,7 @@ def generation_from_environment(environ: Mapping[str, str] | None = None) -> str
     environ = os.environ if environ is None else environ
     for variable in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"):
         if environ.get(variable):
-            return environ[variable]
+            return _usable(variable, environ[variable])
     return "0"
 
 
@@ -166,15 +174,28 @@ def job_id_from_environment(environ: Mapping[str, str] | None = None) -> str | N
     """
     environ = os.environ if environ is None else environ
     if environ.get(JOB_ID_VARIABLE):
-        return environ[JOB_ID_VARIABLE]
+        return _usable(JOB_ID_VARIABLE, environ[JOB_ID_VARIABLE])
     world_size: str | None = None
     for launcher in _LAUNCHERS:
         if launcher.rank in environ and launcher.world_size in environ:
             world_size = world_size or environ[launcher.world_size]
             job_id = launcher.job_id(environ)
             if job_id is not None and environ[launcher.world_size] == world_size:
-                return job_id
+                return _usable(f"{launcher.name}'s job id", job_id)
     return None
+
+
+def _usable(what: str, name: str) -> str:
+    """Return a name from the environment if it can be part of a key."""
+    try:
+        if len(name.encode()) <= _LONGEST_NAME:
+            return name
+    except (AttributeError, UnicodeEncodeError):  # no text, or one that is not in UTF-8
+        pass
+    raise BarrierConfigError(
+        f"{what}={shown(name)} in the environment must be a text of at most {_LONGEST_NAME} bytes "
+        "in UTF-8"
+    )
 
 
 def _first_ancestor_without(variable: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from barrier_core.errors import BarrierConfigError
+from barrier_core.shown import shown
 
 DEFAULT_TIMEOUT_SECS = 600.0
 DEFAULT_WARN_AFTER_SECS = 30.0
@@ -16,6 +17,8 @@ DEFAULT_LINGER_SECS = 30.0
 LONGEST_WAIT_SECS = 86_400.0
 """No single call of the system waits longer, as each of them has a maximum; whoever calls it goes
 on waiting."""
+LONGEST_GATHERED = 2**20
+"""Of what a rank brings to `gather`, in bytes: rank 0 gets that of every rank."""
 _LONGEST_NAME = 500  # bytes; quoted in a key, each may become three
 
 # The options that every backend shares, with the words `barrier info` shows for them.
@@ -46,13 +49,6 @@ JobId = Annotated[
     Meta(
         description="tells this job from others that use the same store or host; BARRIER_JOB_ID or "
         "the launcher's own id if not given"
-    ),
-]
-JobSecret = Annotated[
-    str | None,
-    Meta(
-        description="known to this job's ranks only; BARRIER_SECRET or the file that "
-        "BARRIER_SECRET_FILE names if not given"
     ),
 ]
 Verify = Annotated[
@@ -88,7 +84,7 @@ def check_seconds(name: str, value: float, *, zero: bool = False) -> float:
     seconds = _seconds(value)
     if not (math.isfinite(seconds) and (seconds > 0 or (zero and seconds == 0))):
         least = "0 or a positive" if zero else "a positive"
-        raise BarrierConfigError(f"{name}={value!r} must be {least}, finite number of seconds")
+        raise BarrierConfigError(f"{name}={shown(value)} must be {least}, finite number of seconds")
     return seconds
 
 
@@ -101,7 +97,7 @@ def check_limit(name: str, value: float | None) -> float:
     seconds = math.inf if value is None else _seconds(value)
     if not seconds > 0:
         raise BarrierConfigError(
-            f"{name}={value!r} must be a positive number of seconds, or inf for no limit"
+            f"{name}={shown(value)} must be a positive number of seconds, or inf for no limit"
         )
     return seconds
 
@@ -111,7 +107,7 @@ def _seconds(value: float) -> float:
     try:
         math.isnan(value)  # float() alone would read text
         return math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, ArithmeticError):
+    except Exception:  # whoever writes a class can make any question fail
         return math.nan
 
 
@@ -121,10 +117,43 @@ def check_name(what: str, name: str) -> None:
     Raises:
         BarrierConfigError: It cannot.
     """
+    check_text(what, name, _LONGEST_NAME)
+
+
+def check_text(what: str, text: str, longest: int) -> None:
+    """Raise unless ``text`` can be sent, and has at most so many bytes.
+
+    Raises:
+        BarrierConfigError: It is no text, too long, or has half a surrogate.
+    """
     try:
         # Bytes, not characters: TCPStore's server closes the connection at a key of over 8,192.
-        usable = len(name.encode()) <= _LONGEST_NAME
-    except (AttributeError, UnicodeEncodeError):  # no text, or one with half a surrogate
+        usable = len(str.encode(text)) <= longest
+    except (TypeError, UnicodeEncodeError):  # no text, or one with half a surrogate
         usable = False
     if not usable:
-        raise BarrierConfigError(f"{what}={name!r} must be a text of at most {_LONGEST_NAME} bytes")
+        raise BarrierConfigError(
+            f"{what}={shown(text)} must be a text of at most {longest} bytes in UTF-8"
+        )
+
+
+def check_whole(name: str, value: int) -> int:
+    """Return ``value`` if it is a whole number.
+
+    Raises:
+        BarrierConfigError: It is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise BarrierConfigError(f"{name}={shown(value)} must be a whole number")
+    return value
+
+
+def check_switch(name: str, value: bool) -> bool:
+    """Return ``value`` if it is True or False.
+
+    Raises:
+        BarrierConfigError: It is not.
+    """
+    if not isinstance(value, bool):
+        raise BarrierConfigError(f"{name}={shown(value)} must be True or False")
+    return value

@@ -21,7 +21,7 @@ from __future__ import annotations
 from msgspec import Meta
 
 from barrier_core.agreement.barrier import StoreBarrier
-from barrier_core.agreement.foreign import StoreLostError
+from barrier_core.agreement.foreign import StoreLostError, StoreNotTriedError
 from barrier_core.agreement.keys import ROUND_DIGITS, RoundKeys, Series
 from barrier_core.agreement.store import (
     ANSWER_SECS,
@@ -47,6 +47,7 @@ from barrier_core.errors import (
     describe_exception,
     failure,
 )
+from barrier_core.exhaustion import descriptor_limit, exhausted
 from barrier_core.hooks import ObservedBarrier, hookimpl, plugin_manager
 from barrier_core.launcher import RankInfo, job_id_from_environment
 from barrier_core.observers.trace_format import (
@@ -70,7 +71,6 @@ from barrier_core.options import (
     GlobalWorldSize,
     HeartbeatSecs,
     JobId,
-    JobSecret,
     LingerSecs,
     ProgressExtendsDeadline,
     TimeoutSecs,
@@ -79,8 +79,12 @@ from barrier_core.options import (
     check_limit,
     check_name,
     check_seconds,
+    check_switch,
+    check_whole,
 )
 from barrier_core.printable import printable
+from barrier_core.secret import JobSecret, Secret
+from barrier_core.shown import shown
 from barrier_core.tags import tag_without_numbers
 from barrier_core.this_process import Owner, after_fork
 from barrier_core.verdict import RankState, RankStatus, Verdict, VerdictKind, format_ranks
@@ -131,11 +135,13 @@ __all__ = [
     "RankState",
     "RankStatus",
     "RoundKeys",
+    "Secret",
     "Series",
     "StoreAccess",
     "StoreBarrier",
     "StoreClient",
     "StoreLostError",
+    "StoreNotTriedError",
     "TimeoutSecs",
     "TraceStart",
     "Verdict",
@@ -146,12 +152,17 @@ __all__ = [
     "check_limit",
     "check_name",
     "check_seconds",
+    "check_switch",
+    "check_whole",
     "describe_exception",
+    "descriptor_limit",
+    "exhausted",
     "failure",
     "format_ranks",
     "hookimpl",
     "job_id_from_environment",
     "plugin_manager",
     "printable",
+    "shown",
     "tag_without_numbers",
 ]

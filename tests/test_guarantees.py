@@ -17,6 +17,7 @@ SHORT = {
     "signals": "tests/core/agreement/test_signal_injection.py",
     "tcp": "plugins/tcp_store/tests",
     "dist": "plugins/dist_barrier/tests",
+    "fuzz": "tests/fuzz",
     "kit": "barrier_core/testing/conformance",
     "trace": "tests/core/test_frozen_trace.py",
 }

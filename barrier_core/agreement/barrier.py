@@ -23,9 +23,18 @@ from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreClient
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.capability import Capability
 from barrier_core.contract import Barrier
-from barrier_core.errors import failure
+from barrier_core.errors import BarrierSetupError, failure
+from barrier_core.exhaustion import exhausted
 from barrier_core.launcher import job_id_from_environment
-from barrier_core.options import DEFAULT_LINGER_SECS, check_name, check_seconds
+from barrier_core.options import (
+    DEFAULT_LINGER_SECS,
+    LONGEST_GATHERED,
+    check_name,
+    check_seconds,
+    check_switch,
+    check_text,
+)
+from barrier_core.secret import Secret
 
 _ABORT_PATIENCE_SECS = 1.0
 """How long `abort` waits for the thread that is in a round to end it."""
@@ -52,9 +61,9 @@ class StoreBarrier(Barrier):
         linger_secs: How long, in seconds, a rank that hosts the store waits for the others in
             ``close``.
         job_id: Tells this job from others that use the store; from the launcher if None.
-        secret: Known to this job's ranks only, at least 16 characters; ``BARRIER_SECRET`` or the
-            file that ``BARRIER_SECRET_FILE`` names if None. Who does not know it cannot name a key
-            of the job.
+        secret: Known to this job's ranks only, at least 16 characters; ``BARRIER_SECRET`` if None.
+            A text, ``file:PATH`` or ``env:NAME``. Who does not know it cannot name a key of the
+            job.
         verify: Authenticate every record with the secret, and read the log of every round.
 
     Raises:
@@ -89,12 +98,13 @@ class StoreBarrier(Barrier):
         progress_extends_deadline: bool,
         linger_secs: float = DEFAULT_LINGER_SECS,
         job_id: str | None = None,
-        secret: str | None = None,
+        secret: Secret | str | None = None,
         verify: bool = False,
     ) -> None:
         super().__init__(global_rank, global_world_size, timeout_secs, warn_after_secs)
         check_name("barrier_prefix", barrier_prefix)
         heartbeat_secs = check_seconds("heartbeat_secs", heartbeat_secs, zero=True)
+        check_switch("progress_extends_deadline", progress_extends_deadline)
         if generation is None:
             generation = self.generation
         check_name("generation", generation)
@@ -122,27 +132,34 @@ class StoreBarrier(Barrier):
             )
             self._slot, self._keys, self._client = joined.slot, joined.keys, joined.client
             self._connect, self._liveness_port = joined.connect, joined.liveness_port
-            self._failure_detector = FailureDetector(
-                self._keys,
-                joined.me,
-                heartbeat_secs,
-                global_world_size,
-                self._liveness_port,
-                joined.host,
-            )
-            self._watcher = Watcher(
-                store,
-                self._connect,
-                self._keys,
-                joined.job,
-                global_rank,
-                global_world_size,
-                heartbeat_secs,
-                self._failure_detector,
-                self._liveness_port,
-                self._post,
-                connect_by=joined.answer_by,
-            )
+            try:
+                self._failure_detector = FailureDetector(
+                    self._keys,
+                    joined.me,
+                    heartbeat_secs,
+                    global_world_size,
+                    self._liveness_port,
+                    joined.host,
+                )
+                self._watcher = Watcher(
+                    store,
+                    self._connect,
+                    self._keys,
+                    joined.job,
+                    global_rank,
+                    global_world_size,
+                    heartbeat_secs,
+                    self._failure_detector,
+                    self._liveness_port,
+                    self._post,
+                    connect_by=joined.answer_by,
+                )
+            except BaseException as error:
+                self._release()
+                why = exhausted(error)
+                if why is None:
+                    raise
+                raise BarrierSetupError(f"rank {global_rank} cannot join: {why}") from error
         self._rounds = Rounds(
             self,
             self._mailbox,
@@ -167,7 +184,7 @@ class StoreBarrier(Barrier):
         once.
 
         Args:
-            value: What this rank brings.
+            value: What this rank brings, of at most 1 MiB.
             timeout_secs: As for `execute_barrier`.
             tag: As for `execute_barrier`.
 
@@ -175,11 +192,13 @@ class StoreBarrier(Barrier):
             The values in the order of ranks on rank 0, an empty list on the others.
 
         Raises:
+            BarrierConfigError: The value is no text that can be sent.
             BarrierError: As `execute_barrier`; a `BarrierUsageError` on rank 0 also where other
                 ranks have called that instead.
         """
         self._require_open()
         self._require_unbroken()
+        check_text("value", value, LONGEST_GATHERED)
         try:
             return gather(
                 self._connect(),  # another thread may be in a round, on the barrier's own
@@ -257,6 +276,11 @@ class StoreBarrier(Barrier):
         self._watcher.join(ANSWER_SECS)
         if self._liveness_port is not None:
             self._liveness_port.say_farewell()
+        self._release()
+
+    def _release(self) -> None:
+        self._client.close()
+        if self._liveness_port is not None:
             self._liveness_port.close()
         self._slot.give_back()
         self._store.close()

@@ -24,6 +24,13 @@ class StoreLostError(ConnectionError):
     """The store did not answer, or closed the connection. The engine makes a verdict of it."""
 
 
+class StoreNotTriedError(StoreLostError):
+    """This process has run out of what a connection needs; it says nothing of the store.
+
+    See `exhausted`, whose words it has.
+    """
+
+
 class ForeignRecordError(StoreLostError):
     """The store holds, at one of the barrier's keys, what no rank writes."""
 

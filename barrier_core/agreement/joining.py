@@ -17,6 +17,7 @@ from barrier_core.agreement.sealing import SealingClient, derive
 from barrier_core.agreement.setting_up import SettingUp
 from barrier_core.agreement.store import ANSWER_SECS, Connect, StoreAccess, StoreClient
 from barrier_core.errors import BarrierSetupError
+from barrier_core.exhaustion import exhausted
 from barrier_core.launcher import RankInfo
 
 _NAME_DIGITS = 32
@@ -47,13 +48,14 @@ class _Joining:
 
     def __init__(
         self,
-        rank: int,
+        rank_info: RankInfo,
         keys: Keys,
         slot: Slot,
         setting_up: SettingUp,
         prepare: Callable[[StoreClient], StoreClient],
     ) -> None:
-        self.rank = rank
+        self.rank = rank_info.global_rank
+        self.world_size = rank_info.global_world_size
         self.keys = keys
         self.host: Member | None = None
         self._slot = slot
@@ -117,7 +119,7 @@ def join_barrier(
             client.longest_value = longest_value(rank_info.global_world_size)
             return client if seal is None else SealingClient(client, seal)
 
-        joining = _Joining(rank, keys, slot, setting_up, prepare)
+        joining = _Joining(rank_info, keys, slot, setting_up, prepare)
         try:
             client = store.open(joining)
             undo.callback(client.close)
@@ -137,6 +139,11 @@ def join_barrier(
             confirm(client, keys, job, rank)
         except StoreLostError as error:
             raise BarrierSetupError(f"cannot join through the {store.name}: {error}") from error
+        except (OSError, MemoryError) as error:
+            why = exhausted(error)
+            if why is None:
+                raise
+            raise BarrierSetupError(f"rank {rank} cannot join: {why}") from error
         undo.pop_all()
     # Joining may be slow, as thousands of ranks may do it at once; a round may not.
     answer_by = client.answer_by

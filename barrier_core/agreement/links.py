@@ -249,6 +249,11 @@ def _ending(error: int | None) -> Seen:
     return "not asked"  # this host's own trouble, such as too many open files
 
 
+def plain(address: str) -> str:
+    """Write an address of IPv4 in IPv6 as what it stands for, and any other as it is."""
+    return address.rpartition(":")[2] if address.lower().startswith("::ffff:") else address
+
+
 def _plain(address: str) -> str:
     """Write an address in the one way that both ends share."""
     try:

@@ -16,7 +16,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from barrier_core.agreement.links import Link, Seen, family
+from barrier_core.agreement.links import Link, Seen, family, plain
+from barrier_core.exhaustion import exhausted
 from barrier_core.options import LONGEST_WAIT_SECS
 from barrier_core.this_process import after_fork, boot_id, host_name, namespace_id
 
@@ -89,7 +90,11 @@ class LivenessPort:
     def __init__(self, address: str) -> None:
         self._server = socket.create_server((address, 0), family=family(address), backlog=_BACKLOG)
         self._server.setblocking(False)
-        self._waker, self._wakes = socket.socketpair()
+        try:
+            self._waker, self._wakes = socket.socketpair()
+        except OSError:
+            self._server.close()
+            raise
         self._waker.setblocking(False)
         self._wakes.setblocking(False)
         self._links: list[Link] = []
@@ -104,10 +109,16 @@ class LivenessPort:
 
     @classmethod
     def open(cls, address: str | None) -> LivenessPort | None:
-        """Open a port at this host's address; None where it has none that others can reach."""
+        """Open a port at this host's address; None where it has none that others can reach.
+
+        Raises:
+            OSError: This process has run out of descriptors or memory.
+        """
         try:
-            return None if address is None else cls(address)
-        except OSError:
+            return None if address is None else cls(plain(address))
+        except OSError as error:
+            if exhausted(error):
+                raise
             return None  # silence then stays silence: nobody can tell this rank's death
 
     def watch(self, endpoint: tuple[str, int], token: str) -> None:

@@ -17,13 +17,12 @@ from barrier_core.agreement.liveness import LivenessPort, is_running, machine_id
 from barrier_core.agreement.round_log import Break
 from barrier_core.agreement.store import StoreClient
 from barrier_core.errors import BarrierSetupError, RankConflictError
-from barrier_core.launcher import JOB_ID_VARIABLE, RankInfo
+from barrier_core.launcher import JOB_ID_VARIABLE, LARGEST_WORLD_SIZE, RankInfo
 
 PROTOCOL_VERSION = 2
 
 _FIRST_POLL_SECS = 0.01
 _LAST_POLL_SECS = 0.25
-_MOST_RANKS = 2**20
 _LONGEST_NUMBER = 18  # digits
 _LONGEST_SHOWN = 500  # bytes of a job's id
 _CLAIM_SECS = 2.0
@@ -34,7 +33,7 @@ class JobDescription(msgspec.Struct, frozen=True):
     """What all ranks of a generation must agree on."""
 
     protocol: int
-    world_size: Annotated[int, Meta(ge=1, le=_MOST_RANKS)]
+    world_size: Annotated[int, Meta(ge=1, le=LARGEST_WORLD_SIZE)]
     incarnation: str
     """Random, of the first to join: a store that has forgotten it has forgotten everything."""
 

@@ -20,49 +20,38 @@ from barrier_core.agreement.foreign import ForeignRecordError
 from barrier_core.agreement.keys import Series
 from barrier_core.agreement.round_log import passed
 from barrier_core.agreement.store import StoreClient
-from barrier_core.errors import BarrierConfigError, as_text
+from barrier_core.errors import BarrierConfigError
+from barrier_core.options import check_switch
+from barrier_core.secret import Secret
 
 SECRET_VARIABLE = "BARRIER_SECRET"
-SECRET_FILE_VARIABLE = "BARRIER_SECRET_FILE"
 _SHORTEST_SECRET = 16
-_LONGEST_SECRET_FILE = 4096
 _CODE_BYTES = 16
 
 
-def job_secret(given: str | None, verify: bool) -> str | None:
-    """Return the secret that a job's ranks share, as given or from the environment; None: no one.
+def job_secret(given: Secret | str | None, verify: bool) -> str | None:
+    """Return the secret of a job's ranks, as given or from the environment; None if there is none.
 
     Raises:
         BarrierConfigError: It cannot be had, is too short, or ``verify`` is set without one.
     """
+    check_switch("verify", verify)
     if given is None:
         given = os.environ.get(SECRET_VARIABLE)
-        path = os.environ.get(SECRET_FILE_VARIABLE)
-        if given is None and path is not None:
-            given = _read_secret(path)
     if given is None:
         if verify:
             raise BarrierConfigError(
-                f"verify=True needs a secret: give secret, {SECRET_VARIABLE} or "
-                f"{SECRET_FILE_VARIABLE}, the same on all ranks"
+                f"verify=True needs a secret: give secret or {SECRET_VARIABLE}, the same on all "
+                "ranks"
             )
         return None
-    if not isinstance(given, str) or len(given) < _SHORTEST_SECRET:
+    secret = Secret.of("secret", given).reveal()
+    if len(secret) < _SHORTEST_SECRET:
         raise BarrierConfigError(
-            f"secret=*** must be a text of at least {_SHORTEST_SECRET} characters: "
+            f"secret=*** must have at least {_SHORTEST_SECRET} characters: "
             "python3 -c 'import secrets; print(secrets.token_hex())' makes one"
         )
-    return given
-
-
-def _read_secret(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read(_LONGEST_SECRET_FILE).strip()
-    except (OSError, ValueError) as error:
-        raise BarrierConfigError(
-            f"{SECRET_FILE_VARIABLE}={path!r} cannot be read: {as_text(error)}"
-        ) from error
+    return secret
 
 
 def derive(secret: str, purpose: str, job_id: str) -> bytes:

@@ -50,7 +50,10 @@ class SettingUp:
         if self._warn_after_secs is not None:
             self._thread = threading.Thread(target=self._warn, args=(self._warn_after_secs,))
             self._thread.daemon = True
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # no thread can be started, which the set-up will say
+                self._thread = None
         return self
 
     def __exit__(

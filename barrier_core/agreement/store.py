@@ -183,6 +183,7 @@ class Joining(Protocol):
     """What a rank that is about to join tells the backend that opens the connection for it."""
 
     rank: int
+    world_size: int
 
     def still_waiting(self, for_what: str) -> None:
         """Note what the rank waits for: the log says it once that has lasted for the soft limit.

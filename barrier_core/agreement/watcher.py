@@ -27,6 +27,7 @@ from barrier_core.agreement.round_log import Break, decode_break, decode_verdict
 from barrier_core.agreement.slow_round import SlowRound
 from barrier_core.agreement.store import ANSWER_SECS, Connect, StoreAccess, StoreClient
 from barrier_core.agreement.wakeup import WakeUp
+from barrier_core.exhaustion import exhausted
 from barrier_core.this_process import after_fork
 
 logger = logging.getLogger("barrier_core")
@@ -124,7 +125,7 @@ class Watcher:
         if heartbeat_secs:
             # A new connection can hold up a store, and no rank is in a round before all have got
             # here.
-            self._start()
+            self._start(is_needed=True)
             try:
                 self._has_tried.wait(min(max(connect_by - time.monotonic(), 0.0), ANSWER_SECS))
             except BaseException:
@@ -195,14 +196,22 @@ class Watcher:
         self._stopping = True
         self._wake_up.call()
 
-    def _start(self) -> None:
+    def _start(self, is_needed: bool = False) -> None:
         # Why this is safe: two threads may start one at once, and a start that Ctrl-C has cut short
         # may have worked or not; but of several threads only the first goes on.
-        if self._thread is None:
-            name = f"barrier-watcher-{self._rank}"
-            thread = threading.Thread(target=self._run, name=name, daemon=True)
-            self._threads.append(thread)
+        if self._thread is not None:
+            return
+        name = f"barrier-watcher-{self._rank}"
+        thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._threads.append(thread)
+        try:
             thread.start()
+        except RuntimeError as error:
+            self._threads.remove(thread)
+            if is_needed:
+                raise
+            # In a round. It keeps its limit without the thread; the next need tries again.
+            logger.warning("rank %d's barrier has no watcher: %s", self._rank, exhausted(error))
 
     # The watcher's own thread.
 

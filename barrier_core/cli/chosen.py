@@ -134,5 +134,6 @@ def leave(barrier: Barrier) -> None:
 def _split(argument: str) -> tuple[str, str]:
     name, equals, value = argument.partition("=")
     if not equals or not name.strip():
-        raise BarrierConfigError(f"--arg {argument} must be KEY=VALUE")
+        # Without what was given: it may be a secret.
+        raise BarrierConfigError("--arg takes KEY=VALUE, and one has no '=' or nothing before it")
     return name.strip(), value

@@ -13,6 +13,7 @@ from barrier_core.cli.output import show, show_json
 from barrier_core.discovery.arguments import Option, options_of
 from barrier_core.discovery.registry import registry
 from barrier_core.errors import BarrierError
+from barrier_core.shown import shown, without_passwords
 
 
 @click.command("info")
@@ -67,15 +68,16 @@ def _default_text(option: Option) -> str:
         return ", required"
     if option.default is inspect.Parameter.empty:
         return ", from the launcher"
-    return f" = {option.default!r}"
+    return f" = {shown(option.default)}"
 
 
 def _option_as_json(option: Option) -> dict[str, Any]:
+    default = None if option.default is inspect.Parameter.empty else option.default
     return {
         "name": option.name,
         "type": option.type_name,
         "required": option.required,
-        "default": None if option.default is inspect.Parameter.empty else option.default,
+        "default": without_passwords(default) if isinstance(default, str) else default,
         "description": option.description,
     }
 

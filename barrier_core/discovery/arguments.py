@@ -12,7 +12,11 @@ import msgspec
 
 from barrier_core.errors import BarrierConfigError
 from barrier_core.launcher import RankInfo
+from barrier_core.secret import Secret
+from barrier_core.shown import shown
 
+_LONGEST_NAME = 200
+"""Of an argument, in characters: a longer one is like none that there is."""
 _FROM_LAUNCHER = ("global_rank", "global_world_size")
 
 
@@ -24,6 +28,8 @@ class Option(msgspec.Struct, frozen=True):
     default: Any
     """`inspect.Parameter.empty` where it must be given."""
     description: str
+    checked_type: Any = None
+    """The annotation with all that its author says of the value, such as ``Meta(gt=0)``."""
 
     @property
     def required(self) -> bool:
@@ -37,7 +43,13 @@ class Option(msgspec.Struct, frozen=True):
             return "any"
         if self.annotation is Any or self.annotation is object:
             return "object"
-        return inspect.formatannotation(self.annotation).replace("typing.", "")
+        name = inspect.formatannotation(self.annotation).replace("typing.", "")
+        return name.replace(f"{Secret.__module__}.{Secret.__name__}", "secret")
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether nobody must see its value."""
+        return Secret in (self.annotation, *typing.get_args(self.annotation))
 
 
 def options_of(backend: type) -> list[Option]:
@@ -51,7 +63,10 @@ def options_of(backend: type) -> list[Option]:
             annotation, *extras = typing.get_args(annotation)
             metas = [extra for extra in extras if isinstance(extra, msgspec.Meta)]
             description = " ".join(meta.description for meta in metas if meta.description)
-        options.append(Option(parameter.name, annotation, parameter.default, description))
+        checked_type = parameter.annotation
+        options.append(
+            Option(parameter.name, annotation, parameter.default, description, checked_type)
+        )
     return options
 
 
@@ -93,18 +108,25 @@ def bind_arguments(
     takes_any = any(p.kind is p.VAR_KEYWORD for p in _parameters_of(backend))
     bound: dict[str, Any] = {}
     for name, value in args.items():
+        if not isinstance(name, str):
+            raise BarrierConfigError(
+                f"the {barrier_type} barrier has an argument whose name is {shown(name)}; names are"
+                f" text (see `barrier info {barrier_type}`)"
+            )
         if name in options:
             bound[name] = _convert(barrier_type, options[name], value)
         elif takes_any:
             bound[name] = value
         else:
-            raise BarrierConfigError(_unknown(barrier_type, name, value, list(options)))
+            raise BarrierConfigError(_unknown(barrier_type, name, list(options)))
     wanted = [name for name in _FROM_LAUNCHER if name in options and name not in bound]
     if wanted:
         if rank_info is None:
             rank_info = RankInfo.from_environment()
             if wanted == list(_FROM_LAUNCHER):
                 _check_that_ranks_can_meet(backend, barrier_type, rank_info)
+        if not isinstance(rank_info, RankInfo):
+            raise BarrierConfigError(f"rank_info={shown(rank_info)} must be a RankInfo")
         bound.update({name: getattr(rank_info, name) for name in wanted})
     missing = [name for name, option in options.items() if option.required and name not in bound]
     if missing:
@@ -130,17 +152,21 @@ def _check_that_ranks_can_meet(backend: type, barrier_type: str, rank_info: Rank
 def _convert(barrier_type: str, option: Option, value: Any) -> Any:
     if option.annotation in (inspect.Parameter.empty, Any, object):
         return value
+    may_be_none = type(None) in typing.get_args(option.annotation)
+    is_none = isinstance(value, str) and value == "none"  # neither TOML nor the environment has it
+    if option.is_secret:
+        return None if may_be_none and (value is None or is_none) else Secret.of(option.name, value)
     try:
         # Not strict: the environment has only strings, and "600" for 600 is no mistake.
-        return msgspec.convert(value, option.annotation, strict=False)
-    except (msgspec.ValidationError, TypeError) as error:
-        if value == "none" and type(None) in typing.get_args(option.annotation):
-            return None  # neither TOML nor the environment has a word for it
+        return msgspec.convert(value, option.checked_type, strict=False)
+    except Exception as error:  # also of a value that is nested too deeply, or no number has room
+        if is_none and may_be_none:
+            return None
         if _is_foreign(option.annotation):
             return value
         raise BarrierConfigError(
-            f"{option.name}={value!r} does not fit the {barrier_type} barrier, which takes "
-            f"{option.type_name}: {error}"
+            f"{option.name}={shown(value)} does not fit the {barrier_type} barrier, which "
+            f"takes {option.type_name}: {error}"
         ) from None
 
 
@@ -148,17 +174,18 @@ def _is_foreign(annotation: Any) -> bool:
     """Whether msgspec does not know the type, so that only the backend can judge the value."""
     try:
         msgspec.json.schema(annotation)
-    except TypeError:
+    except Exception:  # a TypeError, and whatever else a type of somebody's own may raise
         return True
     return False
 
 
-def _unknown(barrier_type: str, name: str, value: Any, known: list[str]) -> str:
+def _unknown(barrier_type: str, name: str, known: list[str]) -> str:
+    """Name an unknown argument, and not its value: it may be a secret whose name is misspelt."""
     import difflib  # here: importing the core should cost little
 
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known) or 'none'}"
     return (
-        f"the {barrier_type} barrier has no argument {name} (given: {value!r}); {hint} "
+        f"the {barrier_type} barrier has no argument {shown(name)[1:-1]}; {hint} "
         f"(see `barrier info {barrier_type}`)"
     )

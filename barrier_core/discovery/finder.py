@@ -149,7 +149,9 @@ def load_plugin(plugin: FoundPlugin) -> object:
     try:
         entry_point = importlib_metadata.EntryPoint(plugin.name, plugin.value, plugin.group)
         loaded: object = entry_point.load()
-    except (Exception, SystemExit) as error:  # a module that ends the process is broken, too
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module that ends the process, or a generator, is broken, too
         remedy = f"Repair or uninstall {plugin.distribution}"
         if plugin.group in _BLOCK:
             remedy += f", or block it with {_BLOCK[plugin.group]}={plugin.name}"

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import pluggy
 
-from barrier_core.contract import CONTRACT_VERSION
+from barrier_core.capability import Capability
+from barrier_core.contract import CONTRACT_VERSION, Barrier
 from barrier_core.discovery.finder import (
     BACKENDS,
     OBSERVERS,
@@ -23,6 +24,7 @@ from barrier_core.discovery.known_backends import CORE, KNOWN_BACKENDS, OWN_NAME
 from barrier_core.discovery.observer_loading import LIMIT_SECS, InstalledObservers
 from barrier_core.errors import BarrierConfigError, BarrierPluginError, UnknownBarrierTypeError
 from barrier_core.hooks import plugin_manager
+from barrier_core.shown import shown
 
 logger = logging.getLogger("barrier_core")
 T = TypeVar("T", bound=type)
@@ -55,16 +57,18 @@ class Registry:
         name = name or getattr(backend, "barrier_type", None)
         if not isinstance(name, str) or not name:
             raise BarrierConfigError(
-                f"{backend!r} cannot be registered: it has no barrier_type; set the class "
+                f"{shown(backend)} cannot be registered: it has no barrier_type; set the class "
                 "attribute to the name that users will write in their config"
             )
         fault = _fault(backend)
         if fault:
-            raise BarrierConfigError(f"{backend!r} cannot be registered as {name!r}: it {fault}")
+            raise BarrierConfigError(
+                f"{shown(backend)} cannot be registered as {shown(name)}: it {fault}"
+            )
         if "@" in name:
             raise BarrierConfigError(
-                f"{backend!r} cannot be registered as {name!r}: '@' stands before the name of the "
-                "distribution where two claim a type"
+                f"{shown(backend)} cannot be registered as {shown(name)}: '@' stands before the "
+                "name of the distribution where two claim a type"
             )
         with self._lock:
             known = self._manager.get_plugin(name)
@@ -72,19 +76,19 @@ class Registry:
                 return backend
             if self._manager.is_registered(backend):
                 raise BarrierConfigError(
-                    f"{backend!r} cannot be registered as {name!r}: it is registered as "
+                    f"{shown(backend)} cannot be registered as {shown(name)}: it is registered as "
                     f"{self._manager.get_name(backend)!r}, and a class has one name"
                 )
             if name in OWN_NAMES and backend.__module__.partition(".")[0] != "barrier_core":
                 raise BarrierConfigError(
                     f"the barrier type {name!r} is one of {CORE}'s own, which nobody can take "
-                    f"over; register {backend!r} with another name"
+                    f"over; register {shown(backend)} with another name"
                 )
             owner = known or next((found for found in self.found() if found.name == name), None)
             if owner is not None:
                 raise BarrierConfigError(
-                    f"the barrier type {name!r} is taken by {owner}; register {backend!r} with "
-                    "another name"
+                    f"the barrier type {name!r} is taken by {owner}; register "
+                    f"{shown(backend)} with another name"
                 )
             self._manager.register(backend, name)
         return backend
@@ -242,7 +246,7 @@ class Registry:
         import difflib  # here: importing the core should cost little
 
         names = self.names()
-        text = f"Unknown barrier type: {name!r}. Available types: {names}"
+        text = f"Unknown barrier type: {shown(name)}. Available types: {names}"
         wanted = name.partition("@")[0]
         for found in self.installed():
             if name in (found.name, found.full_name) or found.name == wanted != name:
@@ -251,7 +255,7 @@ class Registry:
                     return f"{text}. {found.name!r} is installed, but {objection} leaves it out"
         if name in KNOWN_BACKENDS:
             return f"{text}. To get {name!r}: pip install {KNOWN_BACKENDS[name]}"
-        near = difflib.get_close_matches(name, [*names, *KNOWN_BACKENDS], n=1)
+        near = difflib.get_close_matches(name[:100], [*names, *KNOWN_BACKENDS], n=1)
         if near:
             text += f". Did you mean {near[0]!r}?"
             if near[0] not in names:
@@ -280,16 +284,16 @@ def _classify(found: FoundPlugin, loaded: object) -> type:
     try:
         fault = _fault(loaded, found.distribution)
         declared = getattr(loaded, "barrier_type", None)
-    except Exception as error:  # whoever writes a metaclass can make any question fail
+    except (Exception, GeneratorExit) as error:  # a metaclass can make any question fail
         raise BarrierPluginError(
             f"{found} cannot be used: {type(error).__name__}: {error}"
         ) from error
     if fault:
-        raise BarrierPluginError(f"{found} cannot be used: {loaded!r} {fault}")
+        raise BarrierPluginError(f"{found} cannot be used: {shown(loaded)} {fault}")
     assert isinstance(loaded, type)  # anything else is a fault
     if declared != found.name:
         raise BarrierPluginError(
-            f"{found} names a class whose barrier_type is {declared!r}; the two must be equal"
+            f"{found} names a class whose barrier_type is {shown(declared)}; the two must be equal"
         )
     return loaded
 
@@ -307,6 +311,8 @@ def _fault(backend: object, distribution: str = "") -> str | None:
         return fault
     if not callable(getattr(backend, "execute_barrier", None)):
         return "is not a barrier class: it has no execute_barrier()"
+    if issubclass(backend, Barrier) and not isinstance(backend.capabilities, Capability):
+        return f"has capabilities = {shown(backend.capabilities)}, which must be a Capability"
     unwritten = getattr(backend, "__abstractmethods__", ())
     return f"is abstract: it must write {', '.join(sorted(unwritten))}" if unwritten else None
 
@@ -319,7 +325,7 @@ def _fault_of_version(built_for: object, distribution: str) -> str | None:
     if built_for is None:
         return None
     if not isinstance(built_for, int) or isinstance(built_for, bool):
-        return f"has contract_version = {built_for!r}, which must be a whole number"
+        return f"has contract_version = {shown(built_for)}, which must be a whole number"
     if built_for == CONTRACT_VERSION:
         return None
     text = (
@@ -343,6 +349,8 @@ class RegistryView(Mapping[str, type]):
         self._registry = registry
 
     def __getitem__(self, name: str) -> type:
+        if not isinstance(name, str):
+            raise KeyError(name)
         try:
             return self._registry.get(name)
         except UnknownBarrierTypeError as error:

@@ -71,6 +71,16 @@ BROKEN = {
         "from barrier_core import Barrier\nclass Backend(Barrier): barrier_type = 'broken'",
         ["is abstract: it must write _wait"],
     ),
+    "its module ends a generator": (
+        "ended:Backend",
+        "raise GeneratorExit('as a coroutine does')",
+        ["cannot be loaded", "GeneratorExit: as a coroutine does"],
+    ),
+    "its class declares a capability by name": (
+        "wordy:Backend",
+        WORKING_BACKEND.format(name="Backend", type="broken") + "    capabilities = 'abort'\n",
+        ["has capabilities = 'abort', which must be a Capability"],
+    ),
     "its class has another name": (
         "renamed:Backend",
         WORKING_BACKEND.format(name="Backend", type="brokne"),
@@ -176,9 +186,8 @@ def test_barrier_list_tells_why_create_barrier_refuses_each_of_them(
         assert message == backend["reason"]
         assert "entry point '" in message
         assert f" of {backend['distribution']} " in message
-        assert (raised.value.__cause__ is not None) == (
-            "Error: " in message or "SystemExit: " in message
-        )
+        words = ("Error: ", "SystemExit: ", "GeneratorExit: ")
+        assert (raised.value.__cause__ is not None) == any(word in message for word in words)
 
     assert len(broken) == len(BROKEN) + 3
     create_barrier("healthy", global_rank=0, global_world_size=1).execute_barrier()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +81,10 @@ BAD_FILES: dict[str, tuple[str, bytes | None, list[str]]] = {
         b"[barrier]\nbarrier_type = 1",
         ["wrong shape", "$.barrier.barrier_type", "barrier_type (a name)"],
     ),
+    "a NUL in its path": ("b\0.toml", None, ["cannot be read", "embedded null"]),
+    "TOML that is nested deeply": ("b.toml", b"a = " + b"[" * 10_000, ["not valid TOML"]),
+    "JSON that is nested deeply": ("b.json", b"[" * 100_000, ["not valid JSON", "recursion"]),
+    "larger than 16 MiB": ("b.json", b" " * (2**24 + 1), ["more than 16777216 bytes"]),
     "arguments that are a list": (
         "b.json",
         b'{"barrier": {"barrier_args": []}}',
@@ -99,8 +105,33 @@ def test_a_bad_file_is_an_error_with_its_name_and_what_is_wrong(
         BarrierConfig.from_file(path)
 
     message = str(raised.value)
-    assert f"config file {path}" in message
+    assert f"config file {path}".partition("\0")[0] in message
     assert [fragment for fragment in fragments if fragment not in message] == []
+
+
+def test_a_fifo_is_no_config_file_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "b.toml")
+
+    with pytest.raises(BarrierConfigError, match="it is a FIFO or a device; give the path of"):
+        BarrierConfig.from_file(tmp_path / "b.toml")
+
+
+def test_a_missing_file_is_told_where_the_working_directory_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    os.chdir("gone")
+    (tmp_path / "gone").rmdir()
+
+    with pytest.raises(BarrierConfigError, match=r"file absent\.toml does not exist$"):
+        BarrierConfig.from_file("absent.toml")
+
+
+@pytest.mark.parametrize("path", [3, None, b"barrier.toml", object()])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    with pytest.raises(BarrierConfigError, match="cannot be the path of a config file"):
+        BarrierConfig.from_file(path)
 
 
 # --- the environment -----------------------------------------------------------------------------

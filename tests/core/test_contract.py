@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,7 @@ import pytest
 from barrier_core import (
     Barrier,
     BarrierConfigError,
+    BarrierPluginError,
     BarrierTimeoutError,
     BarrierUsageError,
     BrokenBarrierError,
@@ -303,6 +306,16 @@ class UnspeakableError(Exception):
         raise OSError
 
 
+class OddText(str):
+    """Text that cannot be encoded by its own method."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        raise OSError
+
+    def __str__(self) -> str:
+        return self
+
+
 @pytest.mark.parametrize(
     ("said", "sent"),
     [
@@ -310,6 +323,8 @@ class UnspeakableError(Exception):
         (None, "None"),
         ("a\udce9b", "a\\udce9b"),
         ("é" * 5000, "é" * 1998 + "..."),
+        pytest.param(OddText("odd"), "odd", id="odd text"),
+        ("redis://:s3cret@store", "redis://:***@store"),
         (UnspeakableError(), "UnspeakableError (its text cannot be had: OSError)"),
     ],
 )
@@ -318,13 +333,36 @@ def test_whatever_is_said_is_sent_as_text(barrier: Recording, said: Any, sent: s
     barrier.report_progress(said)
 
     assert barrier.asked == [("abort", sent), ("progress", sent)]
-    if isinstance(said, str):
+    if type(said) is str:
         assert describe_exception(OSError(said)) == f"OSError: {sent}"
 
 
 def test_an_abort_that_cannot_be_told_does_not_replace_the_exception() -> None:
     with pytest.raises(OSError, match="disk full"), Boastful(0, 1).phase("save"):
         raise OSError("disk full")
+
+
+@pytest.mark.parametrize("tag", [3, None, "x" * 501, "\udcff", b"save", UnspeakableError()])
+def test_a_phase_whose_tag_cannot_be_used_does_not_run(barrier: Recording, tag: Any) -> None:
+    with pytest.raises(BarrierConfigError, match="must be a text of at most 500"):  # noqa: SIM117
+        with barrier.phase(tag):
+            raise AssertionError("it runs")
+
+
+@pytest.mark.parametrize("round_", ["1", 1.0, math.nan, True, object()])
+def test_a_round_that_is_no_number_is_none_to_abort(barrier: Recording, round_: Any) -> None:
+    with pytest.raises(BarrierConfigError, match="must be a whole number"):
+        barrier.abort("disk full", round=round_)
+
+    assert barrier.asked == []
+
+
+@pytest.mark.parametrize("copy_it", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_barrier_is_not_copied(barrier: Recording, copy_it: Callable[[Barrier], object]) -> None:
+    with pytest.raises(BarrierUsageError, match="cannot be copied or pickled, as a copy would"):
+        copy_it(barrier)
+
+    barrier.execute_barrier()
 
 
 def test_an_abort_may_name_its_round(barrier: Recording) -> None:
@@ -367,9 +405,9 @@ def test_what_a_backend_does_not_declare_is_refused(
 def test_what_a_backend_declares_and_has_not_written_is_its_authors_mistake() -> None:
     barrier = Boastful(0, 1)
 
-    with pytest.raises(NotImplementedError, match="Boastful declares ABORT but has no _abort"):
+    with pytest.raises(BarrierPluginError, match="Boastful declares ABORT but has no _abort"):
         barrier.abort("disk full")
-    with pytest.raises(NotImplementedError, match="declares PROGRESS but has no _report_progress"):
+    with pytest.raises(BarrierPluginError, match="declares PROGRESS but has no _report_progress"):
         barrier.report_progress("1/2")
 
 

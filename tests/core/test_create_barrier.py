@@ -230,17 +230,17 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], type[BarrierError], list[str]]]
     "arguments that are no mapping": (
         from_config("sample", ["ckpt"]),
         BarrierConfigError,
-        ["barrier_args=['ckpt']", "must be a mapping"],
+        ["barrier_args is a list", "must be a mapping"],
     ),
     "an unknown argument": (
         sample(colour="blue"),
         BarrierConfigError,
-        ["sample barrier", "colour", "'blue'", "it takes global_rank"],
+        ["sample barrier", "colour", "it takes global_rank"],
     ),
     "an argument with a near match": (
         sample(prot=29511),
         BarrierConfigError,
-        ["sample barrier", "prot ", "29511", "did you mean port?"],
+        ["sample barrier", "prot;", "did you mean port?"],
     ),
     "a missing argument": (
         from_config("sample"),
@@ -285,6 +285,16 @@ BAD_INPUT: dict[str, tuple[Callable[[], object], type[BarrierError], list[str]]]
         ["global_rank=4", "between 0 and 3", "global_world_size=4"],
     ),
     "a negative rank": (sample(global_rank=-1), BarrierConfigError, ["global_rank=-1"]),
+    "a world that no rank can hold": (
+        sample(global_rank=2**62, global_world_size=2**63),
+        BarrierConfigError,
+        ["global_world_size=9223372036854775808", "at most 262144"],
+    ),
+    "a number that cannot be written": (
+        sample(global_rank=10**9999),
+        BarrierConfigError,
+        ["global_rank=(a number of 33216 bits)"],
+    ),
     "a world of nobody": (
         sample(global_world_size=0),
         BarrierConfigError,

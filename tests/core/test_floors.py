@@ -28,9 +28,19 @@ DISTRIBUTIONS = [pytest.param(package, id=package.name) for package in (CORE, *P
 
 # From the bottom. A room imports only rooms of the floors below it, and its own modules.
 FLOORS = (
-    {"capability", "printable", "tags", "this_process", "verdict", "version"},
+    {
+        "capability",
+        "exhaustion",
+        "printable",
+        "shown",
+        "tags",
+        "this_process",
+        "verdict",
+        "version",
+    },
     {"errors"},
-    {"launcher", "options", "turn"},
+    {"files", "launcher", "options", "turn"},
+    {"secret"},
     {"hooks"},  # below the contract: every barrier tells the observers
     {"contract"},
     {"discovery"},

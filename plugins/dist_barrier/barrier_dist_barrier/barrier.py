@@ -20,6 +20,7 @@ from barrier_core.plugin_api import (
     TimeoutSecs,
     Verdict,
     check_limit,
+    check_switch,
     failure,
     format_ranks,
 )
@@ -78,6 +79,7 @@ class DistBarrier(Barrier):
         ] = False,
     ) -> None:
         check_limit("timeout_secs", timeout_secs)
+        check_switch("own_group", own_group)
         dist = _torch_distributed()
         if not (dist.is_available() and dist.is_initialized()):
             raise NoProcessGroupError(

@@ -10,15 +10,23 @@ from typing import Any
 
 from barrier_core.plugin_api import (
     ANSWER_SECS,
-    BarrierConfigError,
     BarrierSetupError,
     Joining,
     StoreAccess,
     StoreClient,
     StoreLostError,
+    StoreNotTriedError,
 )
 from barrier_tcp_store.connecting import StillWaiting, go_on
-from barrier_tcp_store.hosting import Endpoint, HostedStore, agent_store, endpoint_of
+from barrier_tcp_store.hosting import (
+    Endpoint,
+    HostedStore,
+    agent_store,
+    check_address,
+    check_port,
+    check_room,
+    endpoint_of,
+)
 from barrier_tcp_store.wire import TCPStoreClient
 
 _RETRY_SECS = 0.05
@@ -73,6 +81,7 @@ class TCPStoreAccess(StoreAccess):
         """
         deadline = time.monotonic() + self.set_up_secs
         if self.hosts_store:
+            check_room(joining.world_size)
             self._hosted = HostedStore(self._endpoint, self._use_libuv)
         refusals = 0
 
@@ -100,7 +109,7 @@ class TCPStoreAccess(StoreAccess):
                     refusals += 1
                 else:
                     client.close()
-                if not isinstance(error, StoreLostError):
+                if not isinstance(error, StoreLostError) or isinstance(error, StoreNotTriedError):
                     raise
                 if refusals == _REFUSALS or time.monotonic() + _RETRY_SECS >= deadline:
                     raise self._unreachable(joining.rank, error) from error
@@ -181,13 +190,12 @@ def find_store(store: Any, master_address: str | None, port: int) -> tuple[Endpo
     """
     if store is not None:
         return endpoint_of(store), False
-    if not 1 <= port <= 65535:
-        raise BarrierConfigError(
-            f"tcpstore_port={port} must be between 1 and 65535, the same on all ranks"
-        )
+    check_port("tcpstore_port", port)
+    given_as = "master_address"
     if master_address is None:
         agent = agent_store()
         if agent is not None:
             return agent, False
-        master_address = os.environ.get("MASTER_ADDR") or "127.0.0.1"
+        given_as, master_address = "MASTER_ADDR", os.environ.get("MASTER_ADDR") or "127.0.0.1"
+    check_address(given_as, master_address)
     return Endpoint(master_address, port), True

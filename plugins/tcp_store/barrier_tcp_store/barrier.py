@@ -26,6 +26,7 @@ from barrier_core.plugin_api import (
     WarnAfterSecs,
     check_name,
     check_seconds,
+    check_switch,
     job_id_from_environment,
 )
 from barrier_tcp_store.access import TCPStoreAccess, default_port, find_store
@@ -57,8 +58,8 @@ class TCPStoreBarrier(StoreBarrier):
         linger_secs: How long, in seconds, the hosting rank waits for the others in ``close``.
         job_id: Tells this job from others that use the store or the host; from the launcher if
             None.
-        secret: Known to this job's ranks only, at least 16 characters; ``BARRIER_SECRET`` or the
-            file that ``BARRIER_SECRET_FILE`` names if None.
+        secret: Known to this job's ranks only, at least 16 characters; ``BARRIER_SECRET`` if None.
+            A `Secret`, or a text, ``file:PATH`` or ``env:NAME``.
         verify: Authenticate every record with the secret, and read the log of every round.
 
     Raises:
@@ -112,6 +113,7 @@ class TCPStoreBarrier(StoreBarrier):
         timeout_barrier_init_secs = check_seconds(
             "timeout_barrier_init_secs", timeout_barrier_init_secs
         )
+        check_switch("use_checkpoint_barrier_tcpstore_libuv", use_checkpoint_barrier_tcpstore_libuv)
         if job_id is None:
             job_id = job_id_from_environment() or ""
         check_name("job_id", job_id)

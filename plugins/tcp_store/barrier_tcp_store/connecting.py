@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from barrier_core.plugin_api import StoreLostError
+from barrier_core.plugin_api import StoreLostError, StoreNotTriedError, exhausted
 
 _RETRY_SECS = 0.1
 _SLICE_SECS = 0.1
@@ -34,6 +34,7 @@ def connect(
 
     Raises:
         StoreLostError: Nobody has answered.
+        StoreNotTriedError: This process has run out of what it takes.
     """
     deadline = time.monotonic() + patience_secs
     while True:
@@ -42,6 +43,8 @@ def connect(
         except StoreLostError:
             raise
         except OSError as error:
+            if (why := exhausted(error)) is not None:
+                raise StoreNotTriedError(why) from None
             if time.monotonic() + _RETRY_SECS >= deadline:
                 raise StoreLostError(
                     f"nobody answers at {host}:{port} within {patience_secs:g} s ({error})"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
+import logging
 import os
 import socket
 import stat
@@ -13,8 +15,26 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, ClassVar, NamedTuple
 
-from barrier_core.plugin_api import BarrierConfigError, BarrierSetupError, Owner, after_fork
+from barrier_core.plugin_api import (
+    BarrierConfigError,
+    BarrierSetupError,
+    Owner,
+    after_fork,
+    check_whole,
+    describe_exception,
+    descriptor_limit,
+    exhausted,
+    shown,
+)
 
+logger = logging.getLogger("barrier_core")
+
+_DEEPEST = 100
+"""PrefixStores around each other; one that is around itself would have no end."""
+_CONNECTIONS = 2
+"""That each rank has to the store: its caller's and its watcher's."""
+_OF_SERVER = 16
+"""Open files of the server and of rank 0's own connections."""
 _DESCRIPTORS = "/proc/self/fd", "/dev/fd"
 """Where the system lists this process's open descriptors, if it does."""
 
@@ -42,13 +62,68 @@ def agent_store(environ: Mapping[str, str] | None = None) -> Endpoint | None:
     if environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     try:
-        return Endpoint(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]))
-    except (KeyError, ValueError):
+        host, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
+    except (KeyError, TypeError, ValueError):
         raise BarrierConfigError(
             "TORCHELASTIC_USE_AGENT_STORE=True in the environment says that torchrun's store can "
             "be used, but MASTER_ADDR and MASTER_PORT do not say where it is; start the job with "
             "torchrun, or give master_address and tcpstore_port"
         ) from None
+    check_address("MASTER_ADDR", host)
+    check_port("MASTER_PORT", port)
+    return Endpoint(host, port)
+
+
+def check_address(what: str, host: str) -> None:
+    """Raise unless a name or address of a host can be looked up.
+
+    Raises:
+        BarrierConfigError: It cannot.
+    """
+    try:
+        # As Python does before it asks the system.
+        usable = isinstance(host, str) and 0 < len(host) < 256 and "\0" not in host
+        usable = usable and bool(host.encode("idna"))
+    except UnicodeError:  # half a surrogate, an empty or too long label
+        usable = False
+    if not usable:
+        raise BarrierConfigError(
+            f"{what}={shown(host)} cannot be the name or address of a host; give that of rank 0's"
+        )
+
+
+def check_port(what: str, port: int) -> None:
+    """Raise unless a store can be at a port.
+
+    Raises:
+        BarrierConfigError: It cannot.
+    """
+    if not 1 <= check_whole(what, port) <= 65535:
+        raise BarrierConfigError(
+            f"{what}={shown(port)} must be between 1 and 65535, the same on all ranks"
+        )
+
+
+def check_room(world_size: int) -> None:
+    """Raise where this process may not have the open files that it needs to host a store.
+
+    Raises:
+        BarrierSetupError: It may not.
+    """
+    needed = _count_open() + _OF_SERVER + _CONNECTIONS * world_size
+    if needed > descriptor_limit():
+        raise BarrierSetupError(
+            f"rank 0 hosts the store for {world_size} ranks and needs {needed} open files for it, "
+            f"but this process may have {descriptor_limit()}: raise the limit (`ulimit -n "
+            f"{needed}`, RLIMIT_NOFILE) where rank 0 is started"
+        )
+
+
+def _count_open() -> int:
+    for folder in _DESCRIPTORS:
+        with suppress(OSError):
+            return len(os.listdir(folder))
+    return 0
 
 
 def endpoint_of(store: Any) -> Endpoint:
@@ -57,21 +132,31 @@ def endpoint_of(store: Any) -> Endpoint:
     Raises:
         BarrierConfigError: It is no TCPStore, nor a PrefixStore around one.
     """
-    inner, wrapped = store, False
-    while hasattr(inner, "underlying_store"):  # a PrefixStore
-        inner, wrapped = inner.underlying_store, True
-    if type(inner).__name__ != "TCPStore":
-        raise BarrierConfigError(
-            f"store={store!r} cannot be used: the tcp_store barrier needs a torch TCPStore, or a "
-            f"PrefixStore around one, but this is a {type(inner).__name__}"
-        )
-    namespace = ""
-    if wrapped:
-        # A PrefixStore does not tell its prefix. Whoever shares it agrees, through it, on a
-        # namespace of their own instead.
-        agreed = store.compare_set("barrier/namespace", "", uuid.uuid4().hex)
-        namespace = f"barrier/{agreed.decode()}/"
-    return Endpoint(inner.host, inner.port, namespace)
+    inner, depth = store, 0
+    try:
+        while hasattr(inner, "underlying_store") and depth < _DEEPEST:  # a PrefixStore
+            inner, depth = inner.underlying_store, depth + 1
+        if type(inner).__name__ != "TCPStore":
+            raise BarrierConfigError(
+                f"store={shown(store)} cannot be used: the tcp_store barrier needs a torch "
+                f"TCPStore, or a PrefixStore around one, but this is a {type(inner).__name__}"
+            )
+        namespace = ""
+        if depth:
+            # A PrefixStore does not tell its prefix. Whoever shares it agrees, through it, on a
+            # namespace of their own instead.
+            agreed = store.compare_set("barrier/namespace", "", uuid.uuid4().hex)
+            namespace = f"barrier/{agreed.decode()}/"
+        return Endpoint(inner.host, inner.port, namespace)
+    except (
+        AttributeError,
+        RuntimeError,
+        UnicodeError,
+    ) as error:  # all of torch's are RuntimeErrors
+        raise BarrierSetupError(
+            f"store={shown(store)} cannot be used: {describe_exception(error)}; check that its "
+            "server runs, and that it is torch's own"
+        ) from error
 
 
 class HostedStore:
@@ -230,11 +315,42 @@ def _is_socket(descriptor: int) -> bool:
         return False
 
 
+def _check_interfaces(endpoint: Endpoint, address: str) -> None:
+    """Warn where the server is to listen on all interfaces; refuse it where nobody has said so.
+
+    Raises:
+        BarrierSetupError: A name, or a number such as ``0``, stands for all interfaces.
+    """
+    if not _is_any(address):
+        return
+    if not _is_any(endpoint.host):
+        raise BarrierSetupError(
+            f"rank 0 cannot listen at master_address={shown(endpoint.host)}: it stands for all "
+            "interfaces; give an address of rank 0's host, or 0.0.0.0 or :: if that is meant"
+        )
+    logger.warning(
+        "rank 0 hosts the %s on all interfaces, where every host that reaches this one can change "
+        "it; master_address should be the address at which the ranks reach this host",
+        endpoint,
+    )
+
+
+def _is_any(address: str) -> bool:
+    """Whether it is the address of all interfaces, as IPv4, IPv6, or IPv4 in IPv6."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return (mapped or parsed).is_unspecified
+
+
 def _listen(endpoint: Endpoint) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             endpoint.host, endpoint.port, type=socket.SOCK_STREAM
         )[0]
+        _check_interfaces(endpoint, str(address[0]))
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -245,13 +361,16 @@ def _listen(endpoint: Endpoint) -> socket.socket:
             raise
         return listener
     except OSError as error:
-        remedy = {
+        remedies = {
             errno.EADDRINUSE: "the port is taken: give all ranks another tcpstore_port, or close "
             "the barrier that has it. Two jobs get a port each where tcpstore_port is not "
             "given and each has a job_id or BARRIER_JOB_ID",
             errno.EADDRNOTAVAIL: "master_address must be an address of rank 0's host",
             errno.EACCES: "ports below 1024 need privileges: give a higher tcpstore_port",
-        }.get(error.errno or 0, "check master_address and tcpstore_port")
+        }
+        remedy = exhausted(error) or remedies.get(
+            error.errno or 0, "check master_address and tcpstore_port"
+        )
         raise BarrierSetupError(
             f"rank 0 cannot listen at master_address={endpoint.host!r}, "
             f"tcpstore_port={endpoint.port}: {error}; {remedy}"

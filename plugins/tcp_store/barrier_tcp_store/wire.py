@@ -31,6 +31,8 @@ from barrier_core.plugin_api import (
     Series,
     StoreClient,
     StoreLostError,
+    StoreNotTriedError,
+    exhausted,
 )
 from barrier_tcp_store.connecting import StillWaiting, connect, go_on, is_ready
 
@@ -106,7 +108,11 @@ class TCPStoreClient(StoreClient):
         # For the `recv` of `wait_briefly`. Requests go out by `os.write`, which would otherwise
         # ask first, each time, whether there is room for them.
         self._socket.settimeout(BRIEF_SECS)
-        self._wake_reader, self._wake_writer = os.pipe()
+        try:
+            self._wake_reader, self._wake_writer = os.pipe()
+        except OSError as error:
+            self._socket.close()
+            raise StoreNotTriedError(exhausted(error) or str(error)) from None
         os.set_blocking(self._wake_reader, False)
         os.set_blocking(self._wake_writer, False)
         self._answers = select.poll()

@@ -143,7 +143,7 @@ def test_the_eight_parameters_of_torchs_own_class_work_by_position(free_port: in
         ({"heartbeat_secs": -1}, "heartbeat_secs=-1 must be 0 or a positive"),
         ({"barrier_prefix": "x" * 501}, "must be a text of at most 500 bytes"),
         ({"barrier_prefix": "\N{GRINNING FACE}" * 126}, "must be a text of at most 500 bytes"),
-        ({"generation": "x" * 501}, "generation='x+' must be a text of at most 500 bytes"),
+        ({"generation": "x" * 501}, "generation='x+... must be a text of at most 500 bytes"),
         ({"global_rank": 1}, "global_rank=1 must be between 0 and 0"),
     ],
 )

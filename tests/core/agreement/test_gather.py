@@ -5,11 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
-from barrier_core import BarrierConnectionError, BarrierTimeoutError, BarrierUsageError
+from barrier_core import (
+    BarrierConfigError,
+    BarrierConnectionError,
+    BarrierTimeoutError,
+    BarrierUsageError,
+)
 from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.agreement.gathering import gather
 from barrier_core.agreement.keys import Keys
@@ -131,3 +136,17 @@ def test_all_answers_before_the_round_and_all_after_it_have_one_bound_each() -> 
     assert len(rest) == 2
     assert len(set(rest)) == 1
     assert times[0] + ANSWER_SECS <= rest[0] <= after + ANSWER_SECS
+
+
+@pytest.mark.parametrize(
+    "value",
+    [3, None, b"x", "\udcff", "x" * (2**20 + 1)],
+    ids=["number", "none", "bytes", "surrogate", "long"],
+)
+def test_what_cannot_be_sent_is_refused_before_the_round(
+    barriers: list[LocalBarrier], value: Any
+) -> None:
+    with pytest.raises(BarrierConfigError, match=r"value=.* must be a text of at most 1048576"):
+        barriers[0].gather(value)
+
+    assert barriers[0].round == 0

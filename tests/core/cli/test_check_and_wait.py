@@ -334,7 +334,10 @@ WRONG = {
     "unknown": (["--type", "pretendre"], "Did you mean 'pretender'?"),
     "threads": (["--type", "local"], "one between threads of one process"),
     "no file": (["--config", "absent.toml"], "config file absent.toml does not exist"),
-    "no value": (["--type", "pretender", "--arg", "fails"], "--arg fails must be KEY=VALUE"),
+    "no value": (
+        ["--type", "pretender", "--arg", "fails"],
+        "--arg takes KEY=VALUE, and one",
+    ),
     "no argument": (["--type", "pretender", "--arg", "fial=1"], "did you mean fails?"),
     "no number": (["--type", "pretender", "--arg", "fails=x"], "fails='x' does not fit"),
     "no such option": (["--tpye", "pretender"], "No such option"),
