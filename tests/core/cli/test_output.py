@@ -108,13 +108,13 @@ def test_json_says_the_same_and_is_safe_too(capsys: pytest.CaptureFixture[str]) 
     assert not {"\x1b", "\x9b", "\u202e"} & {*out}
 
 
-@pytest.mark.parametrize("arguments", [["wait", "--arg", HOSTILE[:-1]], ["list", HOSTILE[:-1]]])
+@pytest.mark.parametrize("arguments", [["wait", "--type", HOSTILE[:-1]], ["list", HOSTILE[:-1]]])
 def test_errors_are_safe_for_the_terminal(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
     err = Command(capsys)(*arguments).err
 
-    assert ESCAPED.removesuffix(r"\ud800") in err
+    assert "renamed" in err
     assert err.replace("\n", "").isprintable()
 
 
