@@ -19,7 +19,7 @@ import msgspec
 
 from barrier_core.agreement.cleanup import Batch, remove_rounds
 from barrier_core.agreement.failure_detector import FailureDetector, Heartbeat
-from barrier_core.agreement.keys import Keys
+from barrier_core.agreement.keys import Keys, RoundKeys
 from barrier_core.agreement.liveness import LivenessPort
 from barrier_core.agreement.protocol import evidence_in_log, evidence_in_store
 from barrier_core.agreement.reasons import Posted, Reason
@@ -53,8 +53,7 @@ class SlowRound:
 
     number: int
     tag: str
-    log: str
-    """Key of the round's log."""
+    keys: RoundKeys
     started: float
     """Monotonic time in seconds, of this process."""
     report: Callable[[SlowRound, float], None]
@@ -303,6 +302,9 @@ class Watcher:
         if due:
             self._next_beat = now + self._heartbeat_secs
             self._failure_detector.keep_watch(client)
+            slow = self._slow
+            of_round = [] if slow is None else [slow.keys.log, slow.keys.release]
+            client.renew([*self._keys.needed_by(self._rank), *of_round])
             reason = None if self._has_posted else self._ask(client, None)
             if reason is not None:
                 self._has_posted = True
@@ -347,7 +349,7 @@ class Watcher:
 
     def _look(self, client: StoreClient, slow: SlowRound) -> Reason | None:
         """Look who is missing from the round's log, and whether they live."""
-        log = parse(client.read([slow.log])[0] or b"")
+        log = parse(client.read([slow.keys.log])[0] or b"")
         slow.arrived = [arrival.rank for arrival in log.arrivals]
         reason = evidence_in_log(log, self._rank, self._world_size, slow.number)
         if reason is not None or self._rank not in slow.arrived:

@@ -92,6 +92,7 @@ class BarrierOnAccess(StoreBarrier):
         timeout_secs: float,
         generation: str | None = None,
         progress_extends_deadline: bool = False,
+        heartbeat_secs: float = 0.0,
     ) -> None:
         super().__init__(
             global_rank,
@@ -101,7 +102,7 @@ class BarrierOnAccess(StoreBarrier):
             generation=generation,
             timeout_secs=timeout_secs,
             warn_after_secs=None,
-            heartbeat_secs=0.0,
+            heartbeat_secs=heartbeat_secs,
             progress_extends_deadline=progress_extends_deadline,
         )
 
