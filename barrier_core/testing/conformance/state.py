@@ -12,7 +12,7 @@ from barrier_core.capability import Capability
 from barrier_core.testing.conformance import rank_side
 from barrier_core.testing.conformance.job import Job
 from barrier_core.testing.conformance.rank_side import SETTLE_SECS
-from barrier_core.testing.conformance.suite import SHORT_SECS, Suite, needs
+from barrier_core.testing.conformance.suite import Suite, needs
 from barrier_core.testing.rank_processes import wait_until
 from barrier_core.testing.rank_spec import TEST_TIMEOUT_SECS
 
@@ -71,10 +71,11 @@ class StateTests(Suite):
     @needs(Capability.TIMEOUT)
     def test_a_barrier_outlives_its_own_time_limit(self, job: Job) -> None:
         """A barrier works after a pause, and in a wait, of several times its ``timeout_secs``."""
-        job.join(timeout_secs=SHORT_SECS)
+        limit_secs = 0.1
+        job.join(timeout_secs=limit_secs)
         job.pass_through(job.arrive(timeout_secs=TEST_TIMEOUT_SECS))
         early = job.arrive(job.but_last, timeout_secs=TEST_TIMEOUT_SECS)
-        late = job.start(job.last, rank_side.visit, [4 * SHORT_SECS], TEST_TIMEOUT_SECS, "")
+        late = job.start(job.last, rank_side.visit, [5 * limit_secs], TEST_TIMEOUT_SECS, "")
         job.pass_through(early | {job.last: late})
 
     @needs(Capability.ONE_VERDICT)
