@@ -39,13 +39,13 @@ lint: .venv ## run ruff (rules and format) and mypy --strict
 compat: .venv ## run discovery with the oldest and newest pluggy and importlib-metadata
 	$(BIN)/python -m pytest tests/test_compat.py -v $(ARGS)
 
-soak: .venv ## run the soak test for ten minutes
-	$(BIN)/python tests/soak.py --seconds 600
+soak: .venv ## torture two jobs for ten minutes; ARGS="--backend NAME" takes another backend
+	$(BIN)/python tests/soak.py --seconds 600 $(ARGS)
 
 bench: .venv ## measure barriers side by side, in under ten minutes; writes benchmarks/results.*
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
 		-r benchmarks/requirements.txt
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the environments and everything that was built
 	rm -rf $(VENV) .venvs build dist .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache .hypothesis

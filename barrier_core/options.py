@@ -48,6 +48,17 @@ JobId = Annotated[
         "the launcher's own id if not given"
     ),
 ]
+JobSecret = Annotated[
+    str | None,
+    Meta(
+        description="known to this job's ranks only; BARRIER_SECRET or the file that "
+        "BARRIER_SECRET_FILE names if not given"
+    ),
+]
+Verify = Annotated[
+    bool,
+    Meta(description="authenticate every record with the secret, and read each round's log"),
+]
 HeartbeatSecs = Annotated[
     float, Meta(description="seconds between heartbeats; 0: none, dead ranks are found by pid")
 ]

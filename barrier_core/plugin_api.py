@@ -21,6 +21,7 @@ from __future__ import annotations
 from msgspec import Meta
 
 from barrier_core.agreement.barrier import StoreBarrier
+from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.agreement.keys import ROUND_DIGITS, RoundKeys, Series
 from barrier_core.agreement.store import (
     ANSWER_SECS,
@@ -29,7 +30,6 @@ from barrier_core.agreement.store import (
     Joining,
     StoreAccess,
     StoreClient,
-    StoreLostError,
 )
 from barrier_core.capability import Capability
 from barrier_core.contract import CONTRACT_VERSION, Barrier
@@ -70,14 +70,17 @@ from barrier_core.options import (
     GlobalWorldSize,
     HeartbeatSecs,
     JobId,
+    JobSecret,
     LingerSecs,
     ProgressExtendsDeadline,
     TimeoutSecs,
+    Verify,
     WarnAfterSecs,
     check_limit,
     check_name,
     check_seconds,
 )
+from barrier_core.printable import printable
 from barrier_core.tags import tag_without_numbers
 from barrier_core.this_process import Owner, after_fork
 from barrier_core.verdict import RankState, RankStatus, Verdict, VerdictKind, format_ranks
@@ -114,6 +117,7 @@ __all__ = [
     "GlobalWorldSize",
     "HeartbeatSecs",
     "JobId",
+    "JobSecret",
     "Joining",
     "Line",
     "LingerSecs",
@@ -136,6 +140,7 @@ __all__ = [
     "TraceStart",
     "Verdict",
     "VerdictKind",
+    "Verify",
     "WarnAfterSecs",
     "after_fork",
     "check_limit",
@@ -147,5 +152,6 @@ __all__ = [
     "hookimpl",
     "job_id_from_environment",
     "plugin_manager",
+    "printable",
     "tag_without_numbers",
 ]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from benchmarks import growth, overhead, report, rounds
 from benchmarks.awake import cores_awake
-from benchmarks.contenders import NAMES
+from benchmarks.contenders import BY_NAME, NAMES
+from tests.support import by_name
 
 _HERE = Path(__file__).parent
 
@@ -22,6 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description="Barriers side by side.")
     parser.add_argument("--smoke", action="store_true", help="only check that everything works")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="CONTENDER")
+    by_name.add_options(parser, None, "to be measured beside them")
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--blocks", type=int, default=60, help="blocks of rounds per contender")
     parser.add_argument("--block-secs", type=float, default=0.075)
@@ -42,8 +44,14 @@ def main() -> None:
         help="measure nothing: tables and plot of a former run",
     )
     options = parser.parse_args()
-    # It may be installed here, and costs a round some 7 us; it is no part of a barrier.
+    # It may be installed here, and is no part of a barrier; two contenders register it themselves.
     os.environ.setdefault("BARRIER_OBSERVERS_BLOCK", "opentelemetry")
+    if options.backend:
+        # The processes of the ranks read it, as those of a job do.
+        os.environ["BARRIER_TYPE"] = options.backend
+        for key, value in options.arguments:
+            os.environ[f"BARRIER_ARG_{key.upper()}"] = value
+        options.only = [*options.only, BY_NAME + options.backend]
     tree = json.loads(options.report.read_text()) if options.report else _measure(options)
     if not options.report:
         report.write_json(tree, options.json)

@@ -1,10 +1,11 @@
 """Two commits side by side: rounds of ``tcp_store``, blocks of both in turn, in one run.
 
-    python -m benchmarks.compare --base COMMIT [--ranks 2 4 8 16] [--blocks 40] [--seconds 0.15]
+    python -m benchmarks.compare --base COMMIT [--ranks 2 4 8 16] [--sittings 5] [--blocks 12]
 
 Each commit has rank processes and a server process of its own; while one has its block, the other's
 processes sleep. The ratio of a pair of blocks that follow each other is free of what changes slowly
-on a machine, so the median of these ratios says most.
+on a machine, so the median of these ratios says most. Where the kernel puts processes stays as it
+is for as long as they live, so all are started anew a few times.
 """
 
 from __future__ import annotations
@@ -100,27 +101,31 @@ class Job:
         return line
 
 
-def compare(base: Path, world_size: int, blocks: int, seconds: float) -> tuple[float, ...]:
+def compare(
+    base: Path, world_size: int, sittings: int, blocks: int, seconds: float
+) -> tuple[float, ...]:
     """Return microseconds of base and of this tree, best of blocks, and three ratios.
 
     The ratios are that of the best blocks, that of the medians, and the median of those of pairs.
     """
-    with ExitStack() as undo:
-        jobs = [Job(tree, world_size, undo) for tree in (base, ROOT)]
-        per_round = max(job.block(_WARM_UP) for job in jobs)
-        rounds = max(round(seconds / per_round), 50)
-        secs: list[list[float]] = [[], []]
-        for block in range(blocks):
-            for index in (0, 1) if block % 2 else (1, 0):
-                secs[index].append(jobs[index].block(rounds))
-        old, new = secs
-        return (
-            min(old) * 1e6,
-            min(new) * 1e6,
-            min(new) / min(old),
-            statistics.median(new) / statistics.median(old),
-            statistics.median([n / o for o, n in zip(old, new, strict=True)]),
-        )
+    old: list[float] = []
+    new: list[float] = []
+    for sitting in range(sittings):
+        with ExitStack() as undo:
+            trees = [(base, old), (ROOT, new)][:: 1 if sitting % 2 else -1]
+            jobs = [(Job(tree, world_size, undo), secs) for tree, secs in trees]
+            per_round = max(job.block(_WARM_UP) for job, _ in jobs)
+            rounds = max(round(seconds / per_round), 50)
+            for block in range(blocks):
+                for job, secs in jobs[:: 1 if block % 2 else -1]:
+                    secs.append(job.block(rounds))
+    return (
+        min(old) * 1e6,
+        min(new) * 1e6,
+        min(new) / min(old),
+        statistics.median(new) / statistics.median(old),
+        statistics.median([n / o for o, n in zip(old, new, strict=True)]),
+    )
 
 
 def main() -> None:
@@ -128,7 +133,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", required=True, help="the commit to compare with")
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8, 16])
-    parser.add_argument("--blocks", type=int, default=40)
+    parser.add_argument("--sittings", type=int, default=5, help="how often all are started anew")
+    parser.add_argument("--blocks", type=int, default=12, help="of each sitting")
     parser.add_argument("--seconds", type=float, default=0.15, help="of a block, about")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, cores_awake():
@@ -138,7 +144,9 @@ def main() -> None:
         try:
             print("ranks  base us  this us   best  medians   pairs")
             for world_size in arguments.ranks:
-                old, new, *ratios = compare(base, world_size, arguments.blocks, arguments.seconds)
+                old, new, *ratios = compare(
+                    base, world_size, arguments.sittings, arguments.blocks, arguments.seconds
+                )
                 best, medians, pairs = ratios
                 print(
                     f"{world_size:5}  {old:7.1f}  {new:7.1f}  {best:5.3f}    {medians:5.3f}   "

@@ -124,6 +124,7 @@ def _rounds(blocks: int, calls: int) -> list[list[float]]:
                 micros.append(_time(barrier.execute_barrier, calls))
                 if observer is not None:
                     plugin_manager.unregister(observer)
+            trace.flush(10.0)  # the next block is not to have the writer beside it
         trace.close()
     return times
 

@@ -18,6 +18,7 @@ SHORT = {
     "tcp": "plugins/tcp_store/tests",
     "dist": "plugins/dist_barrier/tests",
     "kit": "barrier_core/testing/conformance",
+    "trace": "tests/core/test_frozen_trace.py",
 }
 NOT_DECLARED = "not declared"
 

@@ -7,15 +7,19 @@ from contextlib import suppress
 from threading import get_ident
 from typing import ClassVar
 
-from barrier_core.agreement.cleanup import FinishedRounds, remove_all
+from barrier_core.agreement.cleanup import FinishedRounds, remove_finished
 from barrier_core.agreement.failure_detector import FailureDetector
+from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.agreement.gathering import gather
 from barrier_core.agreement.joining import join_barrier
 from barrier_core.agreement.leaving import leave
+from barrier_core.agreement.membership import enter
 from barrier_core.agreement.reasons import Posted
 from barrier_core.agreement.round import Rounds
 from barrier_core.agreement.round_log import Break
-from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreLostError
+from barrier_core.agreement.sealing import job_secret
+from barrier_core.agreement.setting_up import SettingUp
+from barrier_core.agreement.store import ANSWER_SECS, StoreAccess, StoreClient
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.capability import Capability
 from barrier_core.contract import Barrier
@@ -41,12 +45,17 @@ class StoreBarrier(Barrier):
         barrier_prefix: Name of this barrier in the store.
         generation: Changes when the whole job restarts; from the launcher if None.
         timeout_secs: Hard limit in seconds on one wait; None or infinity: no limit.
-        warn_after_secs: Soft limit in seconds after which observers hear who is missing.
+        warn_after_secs: Soft limit in seconds after which observers hear who is missing, and after
+            which the log says what the set-up waits for.
         heartbeat_secs: Seconds between heartbeats; 0 turns them off.
         progress_extends_deadline: Count the hard limit from the late ranks' last progress.
         linger_secs: How long, in seconds, a rank that hosts the store waits for the others in
             ``close``.
         job_id: Tells this job from others that use the store; from the launcher if None.
+        secret: Known to this job's ranks only, at least 16 characters; ``BARRIER_SECRET`` or the
+            file that ``BARRIER_SECRET_FILE`` names if None. Who does not know it cannot name a key
+            of the job.
+        verify: Authenticate every record with the secret, and read the log of every round.
 
     Raises:
         BarrierConfigError: An argument is out of range.
@@ -80,6 +89,8 @@ class StoreBarrier(Barrier):
         progress_extends_deadline: bool,
         linger_secs: float = DEFAULT_LINGER_SECS,
         job_id: str | None = None,
+        secret: str | None = None,
+        verify: bool = False,
     ) -> None:
         super().__init__(global_rank, global_world_size, timeout_secs, warn_after_secs)
         check_name("barrier_prefix", barrier_prefix)
@@ -90,38 +101,62 @@ class StoreBarrier(Barrier):
         if job_id is None:
             job_id = job_id_from_environment() or ""
         check_name("job_id", job_id)
+        secret = job_secret(secret, verify)
         self.barrier_prefix, self.generation, self.job_id = barrier_prefix, generation, job_id
         self._store = store
         self._linger_secs = check_seconds("linger_secs", linger_secs, zero=True)
-        self._slot, self._keys, self._client, me, host, self._liveness_port, job = join_barrier(
-            store, self.rank_info, job_id, barrier_prefix, generation, bool(heartbeat_secs)
-        )
-        self._failure_detector = FailureDetector(
-            self._keys, me, heartbeat_secs, global_world_size, self._liveness_port, host
-        )
-        self._watcher = Watcher(
-            store.connect,
-            self._keys,
-            job,
-            global_rank,
-            global_world_size,
-            heartbeat_secs,
-            self._failure_detector,
-            self._liveness_port,
-            self._post,
-        )
+        waits_for = f"no answer from the {store.name}"
+        with SettingUp(
+            global_rank, barrier_prefix, self.warn_after_secs, store.set_up_secs, waits_for
+        ) as setting_up:
+            joined = join_barrier(
+                store,
+                self.rank_info,
+                job_id,
+                barrier_prefix,
+                generation,
+                setting_up,
+                heartbeats=bool(heartbeat_secs),
+                secret=secret,
+                verify=verify,
+            )
+            self._slot, self._keys, self._client = joined.slot, joined.keys, joined.client
+            self._connect, self._liveness_port = joined.connect, joined.liveness_port
+            self._failure_detector = FailureDetector(
+                self._keys,
+                joined.me,
+                heartbeat_secs,
+                global_world_size,
+                self._liveness_port,
+                joined.host,
+            )
+            self._watcher = Watcher(
+                store,
+                self._connect,
+                self._keys,
+                joined.job,
+                global_rank,
+                global_world_size,
+                heartbeat_secs,
+                self._failure_detector,
+                self._liveness_port,
+                self._post,
+                connect_by=joined.answer_by,
+            )
         self._rounds = Rounds(
             self,
             self._mailbox,
             self._finish,
             client=self._client,
             keys=self._keys,
-            job=job,
+            job=joined.job,
             watcher=self._watcher,
             failure_detector=self._failure_detector,
             finished=FinishedRounds(self._watcher.remove) if global_rank == 0 else None,
             store_name=store.name,
             progress_extends_deadline=progress_extends_deadline,
+            enter=lambda: enter(self._client, self._keys, joined.me),
+            renew=self._renew_client,
         )
         self._slot.hold(self)
 
@@ -147,7 +182,7 @@ class StoreBarrier(Barrier):
         self._require_unbroken()
         try:
             return gather(
-                self._store.connect(),  # another thread may be in a round, on the barrier's own
+                self._connect(),  # another thread may be in a round, on the barrier's own
                 self._keys,
                 self.round + 1,
                 self.rank_info.global_rank,
@@ -162,6 +197,13 @@ class StoreBarrier(Barrier):
             # Where another thread is in a round, it will find the loss in the mailbox.
             self._require_unbroken()
             raise failure(verdict) from error
+
+    def _renew_client(self) -> StoreClient:
+        """Connect anew, for what is left to be told."""
+        old, self._client = self._client, self._connect()
+        self._client.incarnation = old.incarnation
+        old.close()
+        return self._client
 
     def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
         self._rounds.wait(number, timeout_secs, tag)
@@ -209,9 +251,10 @@ class StoreBarrier(Barrier):
                     linger_secs=linger_secs,
                     failed=self.failed is not None,
                 )
-                if all_have_left and not self._store.hosts_store:
-                    remove_all(self._client, self._keys)
+                if all_have_left:
+                    remove_finished(self._client, self._keys)
         self._client.close()
+        self._watcher.join(ANSWER_SECS)
         if self._liveness_port is not None:
             self._liveness_port.say_farewell()
             self._liveness_port.close()

@@ -7,10 +7,12 @@ import random
 import threading
 import time
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
+from barrier_core.agreement.foreign import decoder
 from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.links import Seen
 from barrier_core.agreement.liveness import LivenessPort, is_running, is_stopped
@@ -24,6 +26,7 @@ _ASKED_AT_ONCE = 64
 """How many silent ranks are asked, at most: a report spells out fewer."""
 _WATCHED = 3
 """On how many ranks of other machines a rank keeps an eye, at least, and they on it."""
+_LONGEST_AGE_SECS = 1e10
 
 Process = Literal["gone", "stopped", "runs"]
 """What the kernel of this machine says of a process of this machine."""
@@ -34,12 +37,11 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
     count: int
     progress: str | None
-    progress_age_secs: float | None
+    progress_age_secs: Annotated[float, Meta(ge=0, le=_LONGEST_AGE_SECS)] | None
     """Age of the progress when the heartbeat was sent: hosts' clocks are never compared."""
 
 
-# Made once, at import; see `round_log.decode_break`.
-_decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
+_decode_heartbeat = decoder(Heartbeat, "a heartbeat")
 
 
 class FailureDetector:
@@ -136,6 +138,10 @@ class FailureDetector:
         if self._world_size > 2:
             # Where ranks lie on machines unevenly, no neighbour may be on another one.
             ranks.append(random.randrange(self._world_size))
+        for rank in ranks:  # another process may have taken over the rank since
+            member = self._members.get(rank)
+            if member is not None and port.seen(member.token) == "closed":
+                del self._members[rank]
         self._read_members(client, ranks)
         watched = port.watched()
         for rank in ranks:
@@ -158,7 +164,24 @@ class FailureDetector:
             silent = [rank for rank in ranks if rank not in left and self._silence(rank)]
             remote = [self._members[rank] for rank in silent if self._is_remote(rank)]
             self._ask(remote[:_ASKED_AT_ONCE])
-        return tuple(self._status(rank, rank in left) for rank in ranks)
+        statuses = [self._status(rank, rank in left) for rank in ranks]
+        dead = [status.rank for status in statuses if status.state == "dead"]
+        if dead and self._were_replaced(client, dead):
+            statuses = [self._status(rank, rank in left) for rank in ranks]
+        return tuple(statuses)
+
+    def _were_replaced(self, client: StoreClient, dead: list[int]) -> bool:
+        """Whether other processes have taken over ranks whose records were read before."""
+        before = {rank: self._members.pop(rank) for rank in dead}
+        self._read_members(client, dead)
+        new = [
+            rank
+            for rank in dead
+            if rank in self._members and not self._members[rank].is_same_process(before[rank])
+        ]
+        for rank in new:
+            self._heartbeats.pop(rank, None)
+        return bool(new)
 
     def _ask(self, members: list[Member]) -> None:
         if self._port is None:

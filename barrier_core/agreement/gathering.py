@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 
 import msgspec
 
+from barrier_core.agreement.foreign import ForeignRecordError, decoder
 from barrier_core.agreement.keys import Keys
-from barrier_core.agreement.store import StoreClient
+from barrier_core.agreement.store import ANSWER_SECS, StoreClient
 from barrier_core.errors import BarrierUsageError
 from barrier_core.verdict import format_ranks
+
+_decode_brought = decoder(tuple[int, str], "what a rank brings")
 
 
 def gather(
@@ -39,6 +43,7 @@ def gather(
     """
     key = keys.gathered(number)
     with closing(client):
+        client.answer_by = time.monotonic() + ANSWER_SECS
         client.append(key, msgspec.json.encode((rank, value)) + b"\n")
         client.read([keys.job])  # once it answers, the store has the value
         go_through()
@@ -46,9 +51,10 @@ def gather(
             return []
         # Why this is safe: no rank comes to the next round but one, which has this key again,
         # before rank 0 has come to the next.
+        client.answer_by = time.monotonic() + ANSWER_SECS
         brought = (client.read([key])[0] or b"").splitlines()
         client.remove([key])
-    by_rank = dict(msgspec.json.decode(each, type=tuple[int, str]) for each in brought)
+    by_rank = dict(_read_brought(brought))
     without = set(range(world_size)) - by_rank.keys()
     if without:
         raise BarrierUsageError(
@@ -56,3 +62,9 @@ def gather(
             "nothing: all ranks must call gather()"
         )
     return [by_rank[rank] for rank in range(world_size)]
+
+
+def _read_brought(lines: list[bytes]) -> Iterator[tuple[int, str]]:
+    for line in lines:
+        with suppress(ForeignRecordError):  # a line that no rank writes is left out
+            yield _decode_brought(line)

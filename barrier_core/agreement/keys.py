@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -15,6 +16,7 @@ ROUND_DIGITS = 12
 
 Enough for 3,000 years at ten rounds a second.
 """
+_GENERATION = re.compile(r"[A-Za-z0-9_.~%-]*\.[0-9]{1,18}")
 
 
 class RoundKeys(msgspec.Struct, frozen=True):
@@ -44,6 +46,15 @@ class Series(msgspec.Struct, frozen=True):
         return RoundKeys(log, log + self.after)
 
 
+def generation_names(listed: bytes | None) -> list[str]:
+    """Return the names of generations in a list of them, in their order, each once.
+
+    What is no name of one is a stranger's, and is left out.
+    """
+    names = (listed or b"").decode(errors="replace").split()
+    return [name for name in dict.fromkeys(names) if _GENERATION.fullmatch(name)]
+
+
 class Keys:
     """Where one generation of one barrier of one job keeps its state.
 
@@ -54,26 +65,34 @@ class Keys:
         prefix: The barrier's name.
         generation: The job's generation, and which barrier in it.
         job_id: Tells the job from others; empty where nothing does.
+        secret_name: What stands in the keys instead of the job's id, where the job has a secret.
     """
 
-    def __init__(self, prefix: str, generation: str, job_id: str = "") -> None:
+    def __init__(
+        self, prefix: str, generation: str, job_id: str = "", secret_name: str = ""
+    ) -> None:
         self.job_id = job_id
+        self._secret_name = secret_name
         self.prefix_name = prefix
         self.generation_name = quote(generation, safe="")
-        barrier = f"barrier/{quote(job_id, safe='')}/{quote(prefix, safe='')}"
+        job = secret_name or quote(job_id, safe="")
+        barrier = f"barrier/{job}/{quote(prefix, safe='')}"
         self.generations = f"{barrier}/generations"
+        """The list of the generations that may have left something; see `cleanup`."""
         self.base = f"{barrier}/{self.generation_name}"
         self.job = f"{self.base}/job"
         self.verdict = f"{self.base}/verdict"
         self.alarm = f"{self.base}/alarm"
         self.passed = f"{self.base}/passed"
         self.left = f"{self.base}/left"
+        self.replacing = f"{self.base}/replacing"
+        """What a process holds while it takes the rank of one that is gone."""
         self.cleaned_up = f"{self.base}/cleaned-up"
         """Number of the last round whose keys have been removed."""
 
     def of_generation(self, name: str) -> Keys:
         """Return those of another generation of the barrier, by its ``generation_name``."""
-        return Keys(self.prefix_name, unquote(name), self.job_id)
+        return Keys(self.prefix_name, unquote(name), self.job_id, self._secret_name)
 
     @property
     def incarnation(self) -> int:
@@ -82,8 +101,11 @@ class Keys:
 
     def is_after(self, other: Keys) -> bool:
         """Whether both are of one generation of the job, and this is the later barrier."""
-        generations = {keys.generation_name.rpartition(".")[0] for keys in (self, other)}
-        return len(generations) == 1 and self.incarnation > other.incarnation
+        return self.is_of_same_job(other) and self.incarnation > other.incarnation
+
+    def is_of_same_job(self, other: Keys) -> bool:
+        """Whether both are of one generation of the job."""
+        return len({keys.generation_name.rpartition(".")[0] for keys in (self, other)}) == 1
 
     def series(self, rank: int, world_size: int, tag: str) -> Series:
         """Return what a rank needs for its rounds with one tag."""
@@ -108,7 +130,7 @@ class Keys:
     def needed_by(self, rank: int) -> list[str]:
         """Return the keys that a rank needs from its joining to its leaving, whatever its round."""
         of_all = [self.job, self.generations, self.verdict, self.alarm, self.passed, self.left]
-        of_all += [self.cleaned_up, self.gathered(0), self.gathered(1)]
+        of_all += [self.replacing, self.cleaned_up, self.gathered(0), self.gathered(1)]
         return [*of_all, self.member(rank), self.heartbeat(rank)]
 
     def gathered(self, number: int) -> str:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
-from barrier_core.agreement.keys import HOSTED_FOR, Keys
+from barrier_core.agreement.foreign import decoder
+from barrier_core.agreement.keys import HOSTED_FOR, Keys, generation_names
 from barrier_core.agreement.liveness import LivenessPort, is_running, machine_id, start_time
 from barrier_core.agreement.round_log import Break
 from barrier_core.agreement.store import StoreClient
@@ -19,13 +23,18 @@ PROTOCOL_VERSION = 2
 
 _FIRST_POLL_SECS = 0.01
 _LAST_POLL_SECS = 0.25
+_MOST_RANKS = 2**20
+_LONGEST_NUMBER = 18  # digits
+_LONGEST_SHOWN = 500  # bytes of a job's id
+_CLAIM_SECS = 2.0
+"""How long, in seconds, to wait for others that take over ranks: each needs three answers."""
 
 
 class JobDescription(msgspec.Struct, frozen=True):
     """What all ranks of a generation must agree on."""
 
     protocol: int
-    world_size: int
+    world_size: Annotated[int, Meta(ge=1, le=_MOST_RANKS)]
     incarnation: str
     """Random, of the first to join: a store that has forgotten it has forgotten everything."""
 
@@ -33,15 +42,17 @@ class JobDescription(msgspec.Struct, frozen=True):
 class Member(msgspec.Struct, frozen=True):
     """A rank's record: which process it is, and how to look after it."""
 
-    rank: int
+    rank: Annotated[int, Meta(ge=0)]
     host: str
-    pid: int
+    pid: Annotated[int, Meta(ge=1, lt=2**31)]
     started: int
     machine: str
-    liveness_port: tuple[str, int] | None
+    liveness_port: tuple[str, Annotated[int, Meta(ge=1, lt=2**16)]] | None
     """Address and port that are open while the process lives, where it has one."""
     token: str = ""
     """What the process says to whoever connects there; see `links`."""
+    entered: bool = False
+    """Whether it has been about to arrive in its first round; see `enter`."""
 
     def is_same_process(self, other: Member) -> bool:
         """Whether both records are of one process."""
@@ -62,12 +73,13 @@ class Member(msgspec.Struct, frozen=True):
         )
 
 
-# Made once, at import; see `round_log.decode_break`.
-decode_job_description = msgspec.json.Decoder(JobDescription).decode
-decode_member = msgspec.json.Decoder(Member).decode
+decode_job_description = decoder(JobDescription, "the job's record")
+decode_member = decoder(Member, "a rank's record")
 
 
-def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> tuple[Keys, Member]:
+def wait_for_host(
+    client: StoreClient, keys: Keys, deadline: float, still_waiting: Callable[[str], None]
+) -> tuple[Keys, Member]:
     """Return once rank 0 is a member, where it hosts the store; for the ranks that it serves.
 
     A server that answers need not be the one to stay in: the barrier before, or the job before,
@@ -80,6 +92,7 @@ def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> tuple[Key
         client: Connected to the server that answers at the address.
         keys: Of this barrier as this process counts it.
         deadline: When to give up, in monotonic seconds.
+        still_waiting: Is told what it waits for.
 
     Returns:
         The keys to go on with. Later ones than ``keys`` if rank 0 has closed that barrier, without
@@ -95,18 +108,21 @@ def wait_for_host(client: StoreClient, keys: Keys, deadline: float) -> tuple[Key
         host, known, hosted_for = client.read([keys.member(0), keys.generations, HOSTED_FOR])
         if host is not None:
             return keys, decode_member(host)
-        names = (known or b"").decode().split()
-        last = keys.of_generation(names[-1]) if names else keys
-        if last.is_after(keys):
-            keys = last
+        names = generation_names(known)
+        later = [each for each in map(keys.of_generation, names) if each.is_after(keys)]
+        if later:
+            keys = max(later, key=lambda each: each.incarnation)
             continue
+        still_waiting(
+            f"a store answers, but rank 0 has not come to the barrier {keys.prefix_name!r} of "
+            f"generation {keys.generation_name}"
+        )
         if time.monotonic() + pause >= deadline:
             there = f"; the last that it made there is {names[-1]}" if names else ""
             if hosted_for is not None and hosted_for != keys.job_id.encode():
-                there += (
-                    f"; the store is that of {_job(hosted_for.decode())}, and this rank is of "
-                    f"{_job(keys.job_id)}"
-                )
+                other = hosted_for[:_LONGEST_SHOWN].decode(errors="replace")
+                there += f"; the store is that of {_job(other)}, and this rank is of "
+                there += _job(keys.job_id)
             raise BarrierSetupError(
                 f"a store answers, but rank 0 has not come to the barrier {keys.prefix_name!r} of "
                 f"generation {keys.generation_name}{there}. Start all ranks, with the same "
@@ -120,8 +136,12 @@ def _job(job_id: str) -> str:
     return f"the job {job_id!r}" if job_id else "a job without an id"
 
 
-def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> bytes:
-    """Become a member; return the job's record, which stays what it is while the store lives.
+def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> tuple[bytes, bool]:
+    """Become a member.
+
+    Returns:
+        The job's record, which stays what it is while the store lives, and whether this rank is the
+        first to join.
 
     Raises:
         RankConflictError: Another process has this rank, now or before in this generation, or the
@@ -147,19 +167,70 @@ def join(client: StoreClient, keys: Keys, me: Member, world_size: int) -> bytes:
         # the same process has been refused before it came here.)
         if other.is_same_process(me):
             client.write(keys.member(me.rank), msgspec.json.encode(me))
-            return record
-        if other.machine == me.machine and not is_running(other.pid, other.started):
+            return record, job == mine
+        if _is_gone(other, me):
+            if _take_over(client, keys, me, other):
+                return record, False
             conflict = (
                 f"the rank was pid {other.pid} on {other.host} before and came back alone; "
                 "restart all ranks, in a new generation"
             )
         else:
-            conflict = f"the rank is taken by pid {other.pid} on {other.host}; start each rank once"
+            conflict = (
+                f"the rank is taken by pid {other.pid} on {other.host}; start each rank once, or, "
+                "if that process is gone, restart all ranks in a new generation"
+            )
     if not keys.job_id:
         conflict += f"; if these are two jobs, give each a job_id, or {JOB_ID_VARIABLE}"
     reason = f"rank {me.rank} (pid {me.pid} on {me.host}) may not join: {conflict}"
     client.create(keys.alarm, msgspec.json.encode(Break("conflict", me.rank, reason)))
+    if client.read([keys.job]) == [None]:  # it has just been removed, which will not be done again
+        client.remove([keys.alarm])
     raise RankConflictError(reason)
+
+
+def _is_gone(other: Member, me: Member) -> bool:
+    """Whether this machine's kernel says that the process of another record is gone."""
+    return other.machine == me.machine and not is_running(other.pid, other.started)
+
+
+def _take_over(client: StoreClient, keys: Keys, me: Member, other: Member) -> bool:
+    """Take the rank of a process that is gone, unless it may have been in a round. True if taken.
+
+    Why this is safe: a process is answered that its record says ``entered`` before it arrives for
+    the first time (`enter`). The record is read after the process was found to be gone. If it does
+    not say so then, no arrival was ever sent that could be counted beside the new one. Of several
+    processes that want the rank, only the one that holds the key ``replacing`` looks and writes. If
+    that one dies while it holds it, nobody takes over a rank in this generation any more.
+
+    In a later barrier of its generation, the new process has missed those before: it would come to
+    its first one while the others are in that one. So only the first can be joined in this way.
+    """
+    if keys.incarnation > 0:
+        return False
+    claim = msgspec.json.encode(me)
+    deadline = time.monotonic() + _CLAIM_SECS
+    while client.create(keys.replacing, claim) != claim:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_FIRST_POLL_SECS)
+    (record,) = client.read([keys.member(me.rank)])
+    is_free = record is not None and decode_member(record) == other and not other.entered
+    if is_free:
+        client.write(keys.member(me.rank), claim)
+    client.remove([keys.replacing])
+    return is_free
+
+
+def enter(client: StoreClient, keys: Keys, me: Member) -> None:
+    """Have the store know that a rank is about to arrive in its first round; see `_take_over`.
+
+    Raises:
+        StoreLostError: The store was lost, or has forgotten the barrier.
+    """
+    entered = msgspec.structs.replace(me, entered=True)
+    client.write(keys.member(me.rank), msgspec.json.encode(entered))
+    client.check_incarnation()  # once this is answered, the store has the record
 
 
 def note_left(client: StoreClient, keys: Keys, rank: int) -> set[int]:
@@ -170,4 +241,5 @@ def note_left(client: StoreClient, keys: Keys, rank: int) -> set[int]:
 
 def read_left(client: StoreClient, keys: Keys) -> set[int]:
     """Return the ranks that have left."""
-    return {int(rank) for rank in (client.read([keys.left])[0] or b"").split()}
+    words = (client.read([keys.left])[0] or b"").split()
+    return {int(word) for word in words if word.isdigit() and len(word) < _LONGEST_NUMBER}

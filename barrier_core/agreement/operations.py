@@ -6,9 +6,10 @@ import time
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.agreement.keys import Series
 from barrier_core.agreement.reasons import Reason
-from barrier_core.agreement.store import StoreClient, StoreLostError
+from barrier_core.agreement.store import StoreClient
 from barrier_core.verdict import RankStatus
 
 T = TypeVar("T")

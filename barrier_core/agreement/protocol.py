@@ -44,9 +44,18 @@ from barrier_core.agreement.operations import (
     Write,
 )
 from barrier_core.agreement.reasons import Posted, Reason, RoundPassed, StoreLost
-from barrier_core.agreement.round_log import Break, Log, break_record, decode_verdict, parse
+from barrier_core.agreement.round_log import (
+    Break,
+    Log,
+    break_record,
+    decode_verdict,
+    parse,
+    passed,
+)
 from barrier_core.agreement.store import FORGOTTEN
 from barrier_core.verdict import RankStatus, Verdict, format_ranks
+
+_NOT_IN_LOG = "it says of the round what the round's log does not say: a stranger writes to it"
 
 
 def next_reason(mailbox: Iterable[Posted], number: int) -> Reason | None:
@@ -195,9 +204,12 @@ def settle(round_: Round, reason: Reason, arrived: bool) -> Steps[Verdict | None
         return (yield from conclude(round_, reason, arrived))
     if isinstance(reason, Verdict) and reason.round == round_.number:
         return reason
-    # Whoever is in a later round has passed this one, and so has everybody.
-    yield Withdraw()
-    return None
+    # Whoever is in a later round has passed this one, and so has everybody. The log says so, too,
+    # and stays for as long as a rank is in its round. A stranger's word alone counts for nothing.
+    if (yield Withdraw()):
+        return None
+    log = yield Read(round_.own_keys.log)
+    return None if passed(log or b"", round_.world_size) else lost(round_, _NOT_IN_LOG)
 
 
 def conclude(round_: Round, why: Break, arrived: bool) -> Steps[Verdict | None]:
@@ -215,11 +227,12 @@ def conclude(round_: Round, why: Break, arrived: bool) -> Steps[Verdict | None]:
     verdict = compose(round_, log, statuses)
     # The first to write it down writes it for all: who is alive and what a rank last did is seen
     # differently from different places.
-    standing = yield Create(round_.keys.verdict, msgspec.json.encode(verdict))
+    standing = decode_verdict((yield Create(round_.keys.verdict, msgspec.json.encode(verdict))))
     # A store that has been emptied meanwhile may have taken this verdict after that of others, and
     # may have named ranks as missing that had arrived.
-    job = yield Read(round_.keys.job)
-    return decode_verdict(standing) if job == round_.job else lost(round_, FORGOTTEN)
+    if (yield Read(round_.keys.job)) != round_.job:
+        return lost(round_, FORGOTTEN)
+    return standing if standing.round == round_.number else lost(round_, _NOT_IN_LOG)
 
 
 def give_up(round_: Round, why: Break, arrived: bool) -> Steps[Log | StoreLost | None]:
@@ -242,7 +255,7 @@ def give_up(round_: Round, why: Break, arrived: bool) -> Steps[Log | StoreLost |
     # complete without it.
     yield Append(keys.log, break_record(why))
     records = (yield Read(keys.log)) or b""
-    log = parse(records)
+    log = parse(records, round_.world_size)
     if log.broken_by is None:
         return StoreLost(FORGOTTEN)
     # An arrival that was interrupted may not have been sent: this rank's own abort tells nothing.

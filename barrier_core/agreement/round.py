@@ -30,11 +30,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum, auto
+from functools import partial
 from typing import NoReturn, cast
+
+import msgspec
 
 from barrier_core.agreement.cleanup import FinishedRounds
 from barrier_core.agreement.failure_detector import FailureDetector
+from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.agreement.keys import Keys, Series
 from barrier_core.agreement.operations import Steps, run
 from barrier_core.agreement.protocol import (
@@ -47,12 +52,13 @@ from barrier_core.agreement.protocol import (
     settle,
 )
 from barrier_core.agreement.reasons import Posted, Reason, StoreLost
-from barrier_core.agreement.round_log import Break
-from barrier_core.agreement.store import ANSWER_SECS, BRIEF_SECS, StoreClient, StoreLostError
-from barrier_core.agreement.watcher import SlowRound, Watcher
+from barrier_core.agreement.round_log import Break, break_record
+from barrier_core.agreement.slow_round import SlowRound, report, report_silence
+from barrier_core.agreement.store import ANSWER_SECS, BRIEF_SECS, StoreClient
+from barrier_core.agreement.watcher import Watcher
 from barrier_core.contract import Barrier
 from barrier_core.errors import BarrierError, describe_exception, failure
-from barrier_core.hooks import notify, plugin_manager
+from barrier_core.hooks import plugin_manager
 from barrier_core.options import LONGEST_WAIT_SECS
 from barrier_core.this_process import after_fork
 from barrier_core.verdict import RankStatus, Verdict
@@ -65,6 +71,9 @@ then the waiting thread reports, since the watcher waits for the store's answer.
 _STAGGER_ABOVE = 32  # ranks
 _STAGGER_SECS = 0.004  # per rank
 _MAX_STAGGER_SECS = 2.0
+
+_NO_TAG = "-" * 501
+"""Longer than a tag may be: that of the series before the first round."""
 
 Finish = Callable[[int, str, BarrierError | None, float], None]
 """See `Barrier._finish`."""
@@ -107,6 +116,8 @@ class Rounds:
             that do not see to that.
         store_name: What messages call the store.
         progress_extends_deadline: Count the hard limit from the late ranks' last progress.
+        enter: Called once, before the first arrival; see `membership.enter`.
+        renew: Replaces the connection by a new one, for a rank that never arrives any more.
     """
 
     def __init__(
@@ -123,6 +134,8 @@ class Rounds:
         finished: FinishedRounds | None,
         store_name: str,
         progress_extends_deadline: bool,
+        enter: Callable[[], None],
+        renew: Callable[[], StoreClient],
     ) -> None:
         self.client = client
         self._barrier = barrier
@@ -143,7 +156,11 @@ class Rounds:
         self._stage = _OUTSIDE
         self._started = 0.0
         """When the current round was entered, in monotonic seconds."""
-        self._series = keys.series(self._rank, self._world_size, "")
+        self._enter, self._renew = enter, renew
+        self._later_series = partial(keys.series, self._rank, self._world_size)
+        self._series_of: Callable[[str], Series] = self._first_series
+        """Returns what a round's tag needs, where it is not that of the round before."""
+        self._series = msgspec.structs.replace(self._later_series(""), tag=_NO_TAG)
         """What the current round's tag needs; most often the next one's, too."""
         self._slow: SlowRound | None = None
         self._limit_secs = math.inf
@@ -166,10 +183,10 @@ class Rounds:
         """
         self._started = time.monotonic()
         series = self._series
-        if tag != series.tag:
-            series = self._series = self._keys.series(self._rank, self._world_size, tag)
-        self._stage = _ENTERED
         try:
+            if tag != series.tag:
+                series = self._series = self._series_of(tag)
+            self._stage = _ENTERED
             if self._mailbox:
                 verdict = self._go_slowly(go_through, number, timeout_secs)
             else:
@@ -186,8 +203,9 @@ class Rounds:
             if verdict is None:
                 self._barrier.round = number
         except StoreLostError as error:
+            arrived = self._stage is _ARRIVED
             self._stage = _OUTSIDE
-            raise failure(self._note_loss(number, series, error)) from error
+            raise failure(self._note_loss(number, self._series, error, arrived)) from error
         except BaseException as interrupt:
             if self._is_in_child:
                 raise
@@ -199,9 +217,25 @@ class Rounds:
             raise
         self._stage = _OUTSIDE
         if verdict is not None:
+            self._tell_loss(verdict)
             raise failure(verdict)
         if self._finished is not None:
             self._finished.add(number, series)
+
+    def _first_series(self, tag: str) -> Series:
+        """Return what the first round's tag needs, once the store knows that the rank enters it."""
+        series = self._series = self._later_series(tag)
+        self._stage = _ENTERED
+        try:
+            self._enter()
+        except BaseException as error:
+            # An interrupted question ends its connection, and this rank is to tell the others why.
+            if not isinstance(error, StoreLostError) and not self._is_in_child:
+                with suppress(StoreLostError):
+                    self.client = self._renew()
+            raise
+        self._series_of = self._later_series
+        return series
 
     def settle_mailbox(self) -> None:
         """Act upon the first reason in the mailbox: it ends the current round, or else the next."""
@@ -216,14 +250,15 @@ class Rounds:
         # A round that was interrupted is still the current one. Any other is the next one.
         arrived = self._stage is _ARRIVED
         current = self._stage is not _OUTSIDE
-        series = self._series if current else self._keys.series(self._rank, self._world_size, "")
+        series = self._series if current else self._later_series("")
         round_ = self._round(number, series)
         cause = None
         self.client.answer_by = time.monotonic() + ANSWER_SECS
         try:
             verdict = run(settle(round_, reason, arrived), self)
+            self._tell_loss(verdict)
         except StoreLostError as error:
-            cause, verdict = error, self._note_loss(number, series, error)
+            cause, verdict = error, self._note_loss(number, series, error, arrived)
         finally:
             self.client.answer_by = math.inf
         self._stage = _OUTSIDE
@@ -243,7 +278,9 @@ class Rounds:
     def lose(self, error: StoreLostError) -> Verdict:
         """Note that the store was lost outside a round, which ends the next; return its verdict."""
         self._mailbox.append(Posted(StoreLost(str(error))))
-        return self._note_loss(self._barrier.round + 1, self._series, error)
+        return self._note_loss(
+            self._barrier.round + 1, self._later_series(""), error, arrived=False
+        )
 
     # What the protocol's operations need: see `protocol.Performer`.
 
@@ -286,13 +323,27 @@ class Rounds:
         """Say of missing ranks where they run and whether they live."""
         return self._failure_detector.examine(self.client, ranks)
 
-    def _note_loss(self, number: int, series: Series, error: StoreLostError) -> Verdict:
+    def _note_loss(
+        self, number: int, series: Series, error: StoreLostError, arrived: bool
+    ) -> Verdict:
         """Return the verdict of a rank that has lost the store, and have the others told."""
         host = self._failure_detector.store_host(None)
         hosted = "" if host is None else f"; the store is hosted by {host}"
         verdict = lost(self._round(number, series), f"{error}{hosted}")
-        self._watcher.tell(Break("abort", self._rank, f"it has given up: {verdict.reason}"))
+        if arrived and not self._is_in_child:
+            # Why this is safe: these are the steps of `protocol.give_up`, in its order. If the
+            # arrival is handled later, they are handled after it.
+            self.client.abandon(series, number, break_record(self._alarm(verdict)))
+        self._tell_loss(verdict)
         return verdict
+
+    def _tell_loss(self, verdict: Verdict | None) -> None:
+        """Have the others told where this rank has lost the store: its verdict is its own alone."""
+        if verdict is not None and verdict.kind == "store":
+            self._watcher.tell(self._alarm(verdict))
+
+    def _alarm(self, verdict: Verdict) -> Break:
+        return Break("abort", self._rank, f"it has given up: {verdict.reason}")
 
     def _round(self, number: int, series: Series) -> Round:
         return Round(number, series, self._keys, self._rank, self._job, self._store_name)
@@ -308,7 +359,7 @@ class Rounds:
             tag=series.tag,
             keys=series.keys(number),
             started=self._started,
-            report=self._report,
+            report=partial(report, self._barrier),
             report_after=[self._barrier.warn_after_secs]
             if listened and self._barrier.warn_after_secs
             else [],
@@ -336,34 +387,6 @@ class Rounds:
         oldest = max(age for age in ages if age is not None)
         return slow.looked_at - oldest + self._limit_secs
 
-    def _report(self, slow: SlowRound, waited_secs: float) -> None:
-        """Tell the observers who is missing. Runs on the watcher's thread."""
-        notify(
-            "barrier_waiting",
-            barrier=self._barrier,
-            round=slow.number,
-            tag=slow.tag,
-            waited_secs=waited_secs,
-            missing=slow.missing,
-            reporter=slow.arrived[:1] == [self._rank],
-        )
-
     def _report_silence(self, slow: SlowRound, waited_secs: float) -> None:
-        """Tell the observers that the store does not answer, by naming the rank that hosts it.
-
-        Each rank does: none knows what the others see. Runs on the waiting thread.
-        """
         host = self._failure_detector.store_host(self._watcher.silent_secs())
-        missing = [status for status in slow.missing if host is None or status.rank != host.rank]
-        if host is not None:
-            missing.insert(0, host)
-        if missing:
-            notify(
-                "barrier_waiting",
-                barrier=self._barrier,
-                round=slow.number,
-                tag=slow.tag,
-                waited_secs=waited_secs,
-                missing=tuple(missing),
-                reporter=host is not None or slow.arrived[:1] == [self._rank],
-            )
+        report_silence(self._barrier, host, slow, waited_secs)

@@ -6,10 +6,14 @@ keeps the order of appends, so every rank that reads far enough decides the same
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
 
+from barrier_core.agreement.foreign import ForeignRecordError, decoder
 from barrier_core.verdict import Verdict, VerdictKind
 
 
@@ -28,10 +32,10 @@ class Break(msgspec.Struct, frozen=True):
     reason: str
 
 
-# Made once, at import: msgspec looks into a class when it is first decoded, and two threads that
-# decode one for the first time at once crash the process (msgspec 0.22). Others do the same.
-decode_break = msgspec.json.Decoder(Break).decode
-decode_verdict = msgspec.json.Decoder(Verdict).decode
+decode_break = decoder(Break, "a break")
+decode_verdict = decoder(Verdict, "a verdict")
+_decode_tag = decoder(str, "a tag")
+_ARRIVAL = re.compile(rb"A([0-9]{1,18})(?: ([^\t]+))?(?:\t.*)?")
 
 
 class Log(NamedTuple):
@@ -59,28 +63,38 @@ def break_record(broken_by: Break) -> bytes:
     return b"B" + msgspec.json.encode(broken_by) + b"\n"
 
 
-def parse(data: bytes) -> Log:
-    """Read a log. A rank that arrived twice counts once."""
+def parse(data: bytes, world_size: float = math.inf) -> Log:
+    """Read a log. A rank that arrived twice counts once.
+
+    Lines that no rank of the job writes are left out (see `foreign`).
+    """
     arrivals: dict[int, Arrival] = {}
-    for line in data.splitlines():
-        if line.startswith(b"B"):
-            return Log(list(arrivals.values()), decode_break(line[1:]))
-        arrival = _arrival(line)
-        arrivals.setdefault(arrival.rank, arrival)
+    for record in _records(data):
+        if isinstance(record, Break):
+            return Log(list(arrivals.values()), record)
+        if record.rank < world_size:
+            arrivals.setdefault(record.rank, record)
     return Log(list(arrivals.values()), None)
 
 
 def all_tags(data: bytes) -> list[str]:
     """Return the tags that ranks have come with, also after a break: each left a signal."""
-    return sorted({_arrival(line).tag for line in data.splitlines() if line.startswith(b"A")})
+    return sorted({record.tag for record in _records(data) if isinstance(record, Arrival)})
 
 
-def _arrival(line: bytes) -> Arrival:
-    rank, _, tag = line[1:].partition(b" ")
-    return Arrival(int(rank), msgspec.json.decode(tag, type=str) if tag else "")
+def _records(data: bytes) -> Iterator[Arrival | Break]:
+    for line in data.splitlines():
+        try:
+            if line.startswith(b"B"):
+                yield decode_break(line[1:].partition(b"\t")[0])
+            elif arrival := _ARRIVAL.fullmatch(line):
+                rank, tag = arrival.groups()
+                yield Arrival(int(rank), "" if tag is None else _decode_tag(tag))
+        except ForeignRecordError:
+            continue
 
 
 def passed(data: bytes, world_size: int) -> bool:
     """Whether the log says that the round has passed."""
-    log = parse(data)
+    log = parse(data, world_size)
     return len(log.arrivals) == world_size and len(log.tags) == 1

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from barrier_core.agreement.foreign import StoreLostError, longest_value
 from barrier_core.agreement.keys import Series
 from barrier_core.agreement.round_log import passed
 from barrier_core.agreement.wakeup import PollableWakeUp, WakeUp
@@ -30,10 +31,6 @@ the name of every client that connects, in the one thread that serves all of the
 FORGOTTEN = "it has forgotten the barrier: it was emptied, or is another one"
 _FIRST_POLL_SECS = 0.001
 _LAST_POLL_SECS = 0.1
-
-
-class StoreLostError(ConnectionError):
-    """The store did not answer, or closed the connection. The engine makes a verdict of it."""
 
 
 class StoreClient(abc.ABC):
@@ -70,6 +67,9 @@ class StoreClient(abc.ABC):
     anything else, or what it is asked next would be answered by a store that knows of nothing."""
     answer_by: float = math.inf
     """When the last of several answers must be there, in monotonic seconds; the engine sets it."""
+    longest_value: int = longest_value(1)
+    """Bytes that no value of the barrier exceeds; the engine sets it. A longer one is a stranger's:
+    a client that is told how long an answer is raises `StoreLostError` before it reads that."""
 
     def __init__(self) -> None:
         self._wake_up: WakeUp = WakeUp()
@@ -205,6 +205,16 @@ class StoreClient(abc.ABC):
         """
         return False
 
+    def abandon(self, series: Series, number: int, record: bytes) -> None:
+        """Send after the `arrive` that the rank has given up; wait for nothing, and do not raise.
+
+        Called when the store has not answered: the arrival may still lie in a queue, and must not
+        release a rank later. A client whose requests can wait in a queue has the store remove the
+        round's release signal and then append ``record`` to its log, in this order and on the
+        connection of the arrival. By default nothing is sent.
+        """
+        return
+
     def wake(self) -> None:
         """Make a `wait` under way, or else the next one, return.
 
@@ -234,6 +244,15 @@ class Joining(Protocol):
 
     rank: int
 
+    def still_waiting(self, for_what: str) -> None:
+        """Note what the rank waits for: the log says it once that has lasted for the soft limit.
+
+        A backend that says nothing is said to wait for an answer of the store.
+
+        Args:
+            for_what: In words, such as ``no answer from the TCP store at 10.0.0.1:29511``.
+        """
+
     def wait_for_host(self, client: StoreClient, deadline: float) -> None:
         """Return once rank 0 has come to this barrier, on the server of ``client``.
 
@@ -261,6 +280,13 @@ class StoreAccess:
 
     hosts_store = False
     """Whether the store dies with this process, which then leaves last."""
+    set_up_secs = math.inf
+    """How long `open` waits for the store at most, in seconds; the log of a long wait says it."""
+
+    is_closing = False
+    """Whether the barrier is being closed: what `connect` has opened, or is about to open, then
+    raises rather than wait for an answer. The engine sets it. Closing takes up to `ANSWER_SECS`
+    longer where a backend does not heed it."""
 
     def __init__(self, name: str, connect: Connect) -> None:
         self.name = name

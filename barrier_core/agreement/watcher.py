@@ -13,21 +13,21 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import msgspec
 
 from barrier_core.agreement.cleanup import Batch, remove_rounds
 from barrier_core.agreement.failure_detector import FailureDetector, Heartbeat
-from barrier_core.agreement.keys import Keys, RoundKeys
+from barrier_core.agreement.foreign import ForeignRecordError, StoreLostError, read_number
+from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.liveness import LivenessPort
 from barrier_core.agreement.protocol import evidence_in_log, evidence_in_store
-from barrier_core.agreement.reasons import Posted, Reason
+from barrier_core.agreement.reasons import Posted, Reason, StoreLost
 from barrier_core.agreement.round_log import Break, decode_break, decode_verdict, parse
-from barrier_core.agreement.store import Connect, StoreClient, StoreLostError
+from barrier_core.agreement.slow_round import SlowRound
+from barrier_core.agreement.store import ANSWER_SECS, Connect, StoreAccess, StoreClient
 from barrier_core.agreement.wakeup import WakeUp
 from barrier_core.this_process import after_fork
-from barrier_core.verdict import RankStatus
 
 logger = logging.getLogger("barrier_core")
 
@@ -47,52 +47,11 @@ _MOST_RETRIES = 25
 """Attempts to connect in a row before it waits to be needed again: about two minutes."""
 
 
-@dataclass
-class SlowRound:
-    """A round that this rank has been waiting in for a while. A new object for every round."""
-
-    number: int
-    tag: str
-    keys: RoundKeys
-    started: float
-    """Monotonic time in seconds, of this process."""
-    report: Callable[[SlowRound, float], None]
-    """Tells the observers who is missing, after this many seconds."""
-    report_after: list[float]
-    """Seconds from the start until the next report; empty when nobody listens, and while the thread
-    reports that has taken it out: one of the two that may."""
-    missing: tuple[RankStatus, ...] = ()
-    looked_at: float = 0.0
-    """Monotonic time, in seconds, at which `missing` was true."""
-    looked: threading.Event = field(default_factory=threading.Event)
-    """Set at every look, and once there is evidence."""
-    arrived: list[int] = field(default_factory=list)
-    """Ranks in the order of their arrival, when last looked."""
-    has_evidence: bool = False
-    """Whether a reason to end the round has been posted; the watcher then looks no more."""
-
-    def report_due(self, report: Callable[[SlowRound, float], None], overdue_secs: float) -> None:
-        """Report if it is time.
-
-        Args:
-            report: Tells the observers who is missing, after this many seconds.
-            overdue_secs: By how many seconds the time must have passed.
-        """
-        waited = time.monotonic() - self.started
-        for after in self.report_after[:1]:
-            if waited >= after + overdue_secs:
-                try:
-                    self.report_after.remove(after)
-                except ValueError:
-                    return  # the other thread has just begun
-                report(self, waited)
-                self.report_after.append(after * 2)
-
-
 class Watcher:
     """See the module's text. Started on first need: at once with heartbeats, else when slow.
 
     Args:
+        store: Is told when this rank is about to leave.
         connect: Opens its connection.
         keys: The barrier's keys.
         job: The job's record, as it was when the rank joined.
@@ -102,10 +61,13 @@ class Watcher:
         failure_detector: Says of missing ranks whether they live.
         liveness_port: What it keeps open for others to probe, if the rank has one.
         post: Gives the rank a reason to end a round.
+        connect_by: Until when to wait, in monotonic seconds, for the connection that heartbeats
+            need; afterwards it is waited for no more.
     """
 
     def __init__(
         self,
+        store: StoreAccess,
         connect: Connect,
         keys: Keys,
         job: bytes,
@@ -115,7 +77,9 @@ class Watcher:
         failure_detector: FailureDetector,
         liveness_port: LivenessPort | None,
         post: Callable[[Posted], None],
+        connect_by: float,
     ) -> None:
+        self._store = store
         self._connect = connect
         self._client: StoreClient | None = None
         self._keys = keys
@@ -148,17 +112,24 @@ class Watcher:
         self._deaths = 0
         """How many deaths had been heard of at the last look."""
         self._stopping = False
+        self._has_tried = threading.Event()
+        """Set once it has connected, or tried to."""
+        self._threads: list[threading.Thread] = []
+        """All that were made."""
         self._thread: threading.Thread | None = None
         """Set by itself, once it runs."""
         self._vacancy: list[None] = [None]
         """The thread that takes it away is the watcher's."""
-        after_fork(self._end_in_child)
+        after_fork(self._end)
         if heartbeat_secs:
-            # Now rather than on the thread: a new connection can hold up a store, and no rank is in
-            # a round before all have got here.
-            with suppress(StoreLostError):
-                self._client = connect()
+            # A new connection can hold up a store, and no rank is in a round before all have got
+            # here.
             self._start()
+            try:
+                self._has_tried.wait(min(max(connect_by - time.monotonic(), 0.0), ANSWER_SECS))
+            except BaseException:
+                self._end()
+                raise
 
     # What the caller's threads use. Why this is safe: each method changes single attributes, and
     # the watcher's thread reads them afresh in every turn of its loop.
@@ -207,14 +178,20 @@ class Watcher:
         self._wake_up.call()
 
     def stop(self, timeout_secs: float) -> None:
-        """Stop the thread, which closes its connection; wait for it at most so many seconds."""
-        self._stopping = True
-        self._wake_up.call()
-        if self._thread is not None:
-            self._thread.join(timeout_secs)
+        """Stop the thread, which closes its connection, within so many seconds or by force."""
+        self._end()
+        self.join(timeout_secs)
+        self._store.is_closing = True
 
-    def _end_in_child(self) -> None:
-        # An observer may fork on the watcher's thread, which then runs in the child as well.
+    def join(self, timeout_secs: float) -> None:
+        """Wait for the end of the thread, which was stopped, at most so many seconds."""
+        deadline = time.monotonic() + timeout_secs
+        for thread in self._threads:
+            with suppress(RuntimeError):  # it was never started, or it is this one
+                thread.join(max(deadline - time.monotonic(), 0.0))
+
+    def _end(self) -> None:
+        # Also in a child: an observer may fork on this thread, which then runs there as well.
         self._stopping = True
         self._wake_up.call()
 
@@ -223,7 +200,9 @@ class Watcher:
         # may have worked or not; but of several threads only the first goes on.
         if self._thread is None:
             name = f"barrier-watcher-{self._rank}"
-            threading.Thread(target=self._run, name=name, daemon=True).start()
+            thread = threading.Thread(target=self._run, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     # The watcher's own thread.
 
@@ -237,6 +216,8 @@ class Watcher:
             try:
                 self._turn()
                 self._failures = 0
+            except ForeignRecordError as error:
+                self._give_up(str(error))
             except StoreLostError:
                 # The caller notices on its own connection; here the next turn simply tries again.
                 self._failures += 1
@@ -245,7 +226,7 @@ class Watcher:
                 logger.exception("rank %d's barrier watcher failed; trying again", self._rank)
                 self._close_connection()
             self._wake_up.wait(self._pause())
-        if self._untold is not None:
+        if self._untold is not None and not self._store.is_closing:
             with suppress(StoreLostError):
                 self._tell_others(self._client or self._connect())
         self._close_connection()
@@ -254,7 +235,10 @@ class Watcher:
         if self._asking_since is None:
             self._asking_since = time.monotonic()
         if self._client is None:
-            self._client = self._connect()
+            try:
+                self._client = self._connect()
+            finally:
+                self._has_tried.set()
         self._tell_others(self._client)
         while self._outdated:
             remove_rounds(self._client, self._keys, self._outdated[0])
@@ -266,6 +250,16 @@ class Watcher:
         if slow is not None and not slow.has_evidence:
             self._look_after(self._client, slow)
         self._asking_since = None
+
+    def _give_up(self, why: str) -> None:
+        """Have the barrier end, as somebody else writes to its keys."""
+        self._asking_since = None
+        if not self._has_posted:
+            self._has_posted = True
+            self._post(Posted(StoreLost(why)))
+        if self._slow is not None:
+            self._slow.has_evidence = True
+            self._slow.looked.set()
 
     def _tell_others(self, client: StoreClient) -> None:
         if self._untold is not None:
@@ -318,7 +312,7 @@ class Watcher:
             job != self._job,
             None if verdict is None else decode_verdict(verdict),
             None if alarm is None else decode_break(alarm),
-            None if passed is None else int(passed),
+            None if passed is None else read_number(passed, "the number of a round"),
             number,
         )
 
@@ -349,7 +343,7 @@ class Watcher:
 
     def _look(self, client: StoreClient, slow: SlowRound) -> Reason | None:
         """Look who is missing from the round's log, and whether they live."""
-        log = parse(client.read([slow.keys.log])[0] or b"")
+        log = parse(client.read([slow.keys.log])[0] or b"", self._world_size)
         slow.arrived = [arrival.rank for arrival in log.arrivals]
         reason = evidence_in_log(log, self._rank, self._world_size, slow.number)
         if reason is not None or self._rank not in slow.arrived:

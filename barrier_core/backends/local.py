@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from barrier_core.agreement.barrier import StoreBarrier
+from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.agreement.round_log import passed
-from barrier_core.agreement.store import FORGOTTEN, StoreAccess, StoreClient, StoreLostError
+from barrier_core.agreement.store import FORGOTTEN, StoreAccess, StoreClient
 from barrier_core.capability import Capability
 from barrier_core.options import (
     DEFAULT_TIMEOUT_SECS,

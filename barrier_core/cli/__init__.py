@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from barrier_core.cli.commands import Commands
+from barrier_core.cli.output import LogFormatter
 
 __all__ = ["main"]
 
@@ -13,3 +16,7 @@ __all__ = ["main"]
 @click.version_option(package_name="barrier-core", message="barrier %(version)s")
 def main() -> None:
     """Show the barriers that can be used on this machine, and what each one takes."""
+    if (
+        logging.lastResort is not None
+    ):  # what writes warnings to stderr, where nobody set up logging
+        logging.lastResort.setFormatter(LogFormatter())

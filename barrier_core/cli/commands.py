@@ -16,6 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from barrier_core.cli.exit_status import FailedError, WrongUseError
+from barrier_core.cli.output import errors_are_printable
 from barrier_core.discovery.finder import COMMANDS, FoundPlugin, find_plugins, load_plugin
 from barrier_core.errors import BarrierError, BarrierPluginError
 
@@ -93,12 +94,18 @@ class Commands(click.Group):
         options = click.Command.shell_complete(self, ctx, incomplete)
         return [*map(CompletionItem, names), *options]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See click."""
+        with errors_are_printable():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand. A `BarrierError` that it does not handle ends in its message."""
-        try:
-            return super().invoke(ctx)
-        except BarrierError as error:
-            raise FailedError(str(error)) from error
+        with errors_are_printable():
+            try:
+                return super().invoke(ctx)
+            except BarrierError as error:
+                raise FailedError(str(error)) from error
 
 
 def _found() -> list[FoundPlugin]:

@@ -39,7 +39,7 @@ class TraceStart(msgspec.Struct, frozen=True, array_like=True, tag="trace"):
     """`TRACE_FORMAT`; another number means lines of another meaning."""
     rank: _Rank
     host: str
-    pid: int
+    pid: _Number
     clock: str
     """Names the monotonic clock: Linux's boot id and time namespace, which all processes of a host
     share."""

@@ -2,50 +2,43 @@
 
 from __future__ import annotations
 
-import logging
+import atexit
 import os
-import re
 import threading
 import time
 import weakref
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
-
-import msgspec
 
 from barrier_core.contract import Barrier
 from barrier_core.errors import BarrierConfigError, BarrierError, BarrierFailedError
 from barrier_core.hooks import hookimpl
-from barrier_core.observers.trace_format import (
-    SUFFIX,
-    TRACE_FORMAT,
-    BarrierStart,
-    ClockReading,
-    FailedRound,
-    Line,
-    PassedRound,
-    TraceStart,
-)
-from barrier_core.this_process import after_fork, boot_id, namespace_id
+from barrier_core.observers.trace_file import TracedBarrier, TraceFile
+from barrier_core.observers.trace_format import BarrierStart, FailedRound, PassedRound
+from barrier_core.observers.trace_writer import TraceWriter
+from barrier_core.this_process import after_fork
 from barrier_core.verdict import format_ranks
-
-logger = logging.getLogger("barrier_core")
 
 DEFAULT_MAX_BYTES = 64 * 2**20
 """A round takes 60 bytes: about a million rounds of each rank are kept."""
 _MIN_MAX_BYTES = 64 * 2**10
 _LONGEST_MESSAGE = 4000  # characters
-READ_CLOCKS_EVERY_NS = 30 * 10**9
-RETRY_AFTER_NS = 60 * 10**9
+END_SECS = 1.0
+"""How long `TraceObserver.close`, and the end of the process, wait for what is not written yet."""
 
 
 class TraceObserver:
     """Appends a record of every round to a file of each rank; ``BARRIER_TRACE_DIR`` turns it on.
 
-    A record is written when its round ends, in one write, so that a rank that is killed loses at
-    most the last. Disk errors are logged once and break nothing: what cannot be written is lost,
-    and a minute later it is tried again.
+    No round waits for the disk: a thread of its own writes. It writes a round at once when that has
+    ended; where rounds follow each other faster, it writes those of 2 ms together. A rank that is
+    killed loses what is not written by then: the rounds of its last few milliseconds, or since
+    another of its threads has kept the interpreter's lock, as some extensions do.
+
+    While the folder does not answer, 16,384 rounds wait in memory. Those that follow are dropped.
+    The log and the trace say how many, once the folder answers again; the log also at exit. The end
+    of the process waits for the folder for at most a second. Disk errors are logged once and break
+    nothing: what cannot be written is lost, and a minute later it is tried again.
 
     Args:
         directory: Where the files go; made where it does not exist.
@@ -66,11 +59,15 @@ class TraceObserver:
         # Absolute, as the process may change its working directory.
         self._directory = Path(directory).absolute()
         self._max_bytes = max_bytes
-        self._traced: weakref.WeakKeyDictionary[Barrier, _Traced] = weakref.WeakKeyDictionary()
-        self._files: dict[int, _TraceFile] = {}
+        self._traced: weakref.WeakKeyDictionary[Barrier, TracedBarrier] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._files: dict[int, TraceFile] = {}
         self._made: Counter[tuple[str, str, str, int]] = Counter()
         self._numbered = 0
         self._lock = threading.RLock()
+        self._writer = TraceWriter(self._files)
+        _observers.add(self)
         after_fork(self._forget_the_parent)
 
     @hookimpl
@@ -91,7 +88,7 @@ class TraceObserver:
         traced = self._trace_of(barrier)
         entered_ns = traced.take_entered(left_ns)
         record = PassedRound(traced.number, round, entered_ns, left_ns - entered_ns, tag)
-        traced.file.write(traced, record, left_ns)
+        self._writer.hand_over(traced, record, left_ns)
 
     @hookimpl
     def barrier_failed(self, barrier: Barrier, round: int, tag: str, error: BarrierError) -> None:
@@ -116,14 +113,25 @@ class TraceObserver:
             missing,
             message,
         )
-        traced.file.write(traced, record, left_ns)
+        self._writer.hand_over(traced, record, left_ns)
+
+    def flush(self, timeout_secs: float) -> bool:
+        """Wait until all rounds that have ended are written, or lost to a disk that refuses them.
+
+        Returns:
+            False where that takes longer than ``timeout_secs``.
+        """
+        return self._writer.flush(timeout_secs)
 
     def close(self) -> None:
-        """Close the files; a round that ends later opens its file again."""
-        for file in list(self._files.values()):
-            file.close()
+        """Write what is left and close the files; a round that ends later opens its file again.
 
-    def _trace_of(self, barrier: Barrier) -> _Traced:
+        A folder that does not answer is waited for no longer than a second. What it takes later is
+        still written.
+        """
+        self._writer.close(END_SECS)
+
+    def _trace_of(self, barrier: Barrier) -> TracedBarrier:
         traced = self._traced.get(barrier)
         if traced is not None:
             return traced
@@ -138,7 +146,7 @@ class TraceObserver:
             key = (barrier_type, prefix, generation, rank_info.global_rank)
             file = self._files.get(rank_info.global_rank)
             if file is None:
-                file = self._files[rank_info.global_rank] = _TraceFile(
+                file = self._files[rank_info.global_rank] = TraceFile(
                     self._directory, self._max_bytes, rank_info.global_rank, rank_info.host
                 )
             start = BarrierStart(
@@ -151,7 +159,7 @@ class TraceObserver:
             )
             self._made[key] += 1
             self._numbered += 1
-            traced = self._traced[barrier] = _Traced(file, start)
+            traced = self._traced[barrier] = TracedBarrier(file, start)
             return traced
 
     def _forget_the_parent(self) -> None:
@@ -161,147 +169,18 @@ class TraceObserver:
         self._traced = weakref.WeakKeyDictionary()
         self._files = {}
         self._made = Counter()
+        self._writer = TraceWriter(self._files)
         for file in files:
-            file.abandon()
+            file.close()
 
 
-class _Traced:
-    """A barrier and what its file says of it."""
-
-    __slots__ = ("entered_ns", "file", "number", "section", "start")
-
-    def __init__(self, file: _TraceFile, start: BarrierStart) -> None:
-        self.file = file
-        self.start = start
-        self.number = start.number
-        self.section: object = None
-        """The section of the file that has the barrier's `BarrierStart`."""
-        self.entered_ns: int | None = None
-
-    def take_entered(self, left_ns: int) -> int:
-        """Return when the round was entered; when it was left, for one begun unobserved."""
-        entered_ns, self.entered_ns = self.entered_ns, None
-        return left_ns if entered_ns is None else entered_ns
+_observers: weakref.WeakSet[TraceObserver] = weakref.WeakSet()
 
 
-class _TraceFile:
-    """The files of one rank in this process: one that grows, and the one before it."""
-
-    def __init__(self, directory: Path, max_bytes: int, rank: int, host: str) -> None:
-        self._rank = rank
-        self._host = host
-        self._pid = os.getpid()
-        self._started_ns = time.time_ns()
-        name = f"rank{rank}-{re.sub(r'[^A-Za-z0-9._-]', '_', host)}-{self._pid}"
-        # The time, as two containers may share host name and pid, and a pid comes again.
-        self._path = directory / f"{name}-{self._started_ns:x}{SUFFIX}"
-        self._limit = max_bytes // 2
-        self._encode = msgspec.json.Encoder().encode
-        self._lock = threading.RLock()  # a signal handler may go through a barrier
-        self._descriptor: int | None = None
-        self._size = 0
-        self._section = object()
-        self._rounds = 0
-        """Rounds that have ended so far, written or lost."""
-        self._read_clocks_at = 0
-        self._retry_at = 0
-        self._error_is_logged = False
-
-    def write(self, traced: _Traced, record: PassedRound | FailedRound, now_ns: int) -> None:
-        """Write a round, or drop it where the disk refuses."""
-        with self._lock:
-            try:
-                if now_ns >= self._retry_at:
-                    self._write(traced, record, now_ns)
-            except OSError as error:
-                self._close_after(error, now_ns)
-            except BaseException:  # Ctrl-C: start a new section rather than guess what is written
-                self.close()
-                raise
-            finally:
-                self._rounds += 1
-
-    def close(self) -> None:
-        """Close the file; `write` opens it again."""
-        with self._lock:
-            descriptor, self._descriptor = self._descriptor, None
-            if descriptor is not None:
-                os.close(descriptor)
-
-    def abandon(self) -> None:
-        """Close a forked child's copy of the descriptor."""
-        self._lock = threading.RLock()
-        with suppress(OSError):  # the descriptor is gone all the same
-            self.close()
-
-    def _write(self, traced: _Traced, record: Line, now_ns: int) -> None:
-        if self._descriptor is not None and now_ns >= self._read_clocks_at:
-            if os.fstat(self._descriptor).st_nlink:
-                self._read_clocks(now_ns)
-            else:  # somebody has deleted it
-                self.close()
-        if self._descriptor is not None and self._size >= self._limit:
-            self.close()
-            os.replace(self._path, self._path.with_suffix(f".old{SUFFIX}"))
-        if self._descriptor is None:
-            self._open(now_ns)
-        if traced.section is not self._section:
-            self._append(traced.start)
-            traced.section = self._section
-        self._append(record)
-
-    def _open(self, now_ns: int) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        self._descriptor = os.open(self._path, flags, 0o644)
-        self._size = os.fstat(self._descriptor).st_size
-        self._section = object()
-        if self._size:  # the last line may be torn
-            self._size += os.write(self._descriptor, b"\n")
-        self._append(
-            TraceStart(
-                TRACE_FORMAT,
-                self._rank,
-                self._host,
-                self._pid,
-                _clock_name(self._host),
-                self._started_ns,
-                self._rounds,
-            )
-        )
-        self._read_clocks(now_ns)
-
-    def _read_clocks(self, now_ns: int) -> None:
-        self._append(ClockReading(time.time_ns(), time.monotonic_ns()))
-        self._read_clocks_at = now_ns + READ_CLOCKS_EVERY_NS
-
-    def _append(self, line: Line) -> None:
-        # One write, so that the kernel has every finished line when the process is killed.
-        text = self._encode(line) + b"\n"
-        assert self._descriptor is not None
-        written = os.write(self._descriptor, text)
-        self._size += written
-        if written < len(text):
-            raise OSError(f"only {written} of {len(text)} bytes could be written")
-
-    def _close_after(self, error: OSError, now_ns: int) -> None:
-        self._retry_at = now_ns + RETRY_AFTER_NS
-        with suppress(OSError):  # the descriptor is gone all the same
-            self.close()
-        if not self._error_is_logged:
-            self._error_is_logged = True
-            logger.warning(
-                "rounds of rank %d are missing in the trace, as %s cannot be written: %s. This is "
-                "logged once; the barrier goes on",
-                self._rank,
-                self._path,
-                error,
-            )
-
-
-def _clock_name(host: str) -> str:
-    boot, namespace = boot_id(), namespace_id("time")
-    if boot is None:
-        return host
-    # A container may have been given a clock of its own.
-    return boot if namespace is None else f"{boot} {namespace}"
+@atexit.register
+def _end() -> None:
+    """Write what is left, as far as the time suffices, and log how many rounds are missing."""
+    deadline = time.monotonic() + END_SECS
+    for observer in list(_observers):
+        observer.flush(max(deadline - time.monotonic(), 0.0))
+        observer._writer.log_missing()

@@ -8,6 +8,9 @@ from benchmarks.contender import Contender
 
 NAMES = (
     "tcp_store",
+    "telemetry_at_rest",
+    "telemetry",
+    "tcp_store_verified",
     "seed",
     "torch_checkpointing",
     "store_barrier",
@@ -23,9 +26,12 @@ NAMES = (
 
 SEED = "seed"
 LIMIT = "raw_socket"
+BY_NAME = "backend:"
+"""What the name of a contender begins with that ``--backend`` names."""
 
 
 def find(name: str) -> type[Contender]:
-    """Return the contender of a module of this package."""
-    found: type[Contender] = importlib.import_module(f"benchmarks.contenders.{name}").CONTENDER
+    """Return the contender of a module of this package, or the backend that has been named."""
+    module = "by_name" if name.startswith(BY_NAME) else f"contenders.{name}"
+    found: type[Contender] = importlib.import_module(f"benchmarks.{module}").CONTENDER
     return found

@@ -28,7 +28,7 @@ DISTRIBUTIONS = [pytest.param(package, id=package.name) for package in (CORE, *P
 
 # From the bottom. A room imports only rooms of the floors below it, and its own modules.
 FLOORS = (
-    {"capability", "tags", "this_process", "verdict", "version"},
+    {"capability", "printable", "tags", "this_process", "verdict", "version"},
     {"errors"},
     {"launcher", "options", "turn"},
     {"hooks"},  # below the contract: every barrier tells the observers

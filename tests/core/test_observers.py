@@ -155,3 +155,75 @@ def test_an_observer_that_raises_stops_neither_the_others_nor_the_barrier(
 
     heard = [heard[0] for heard in listener.heard]
     assert heard == ["enter", "exit", "enter", "failed", "closed"]
+
+
+class Drowsy(Listener):
+    """An observer that says when it wants rounds, or fails to."""
+
+    wants: bool | None = False
+
+    def wants_rounds(self) -> bool:
+        if self.wants is None:
+            raise OSError("no answer")
+        return self.wants
+
+
+@pytest.fixture
+def drowsy() -> Iterator[Drowsy]:
+    drowsy = Drowsy()
+    plugin_manager.register(drowsy, "drowsy")
+    yield drowsy
+    plugin_manager.unregister(drowsy)
+
+
+def kinds(listener: Listener) -> list[object]:
+    return [heard[0] for heard in listener.heard]
+
+
+def test_an_observer_hears_no_round_while_it_wants_none(barrier: Recording, drowsy: Drowsy) -> None:
+    barrier.execute_barrier()
+    assert drowsy.heard == []
+
+    drowsy.wants = True
+    barrier.execute_barrier()
+    drowsy.wants = False
+    barrier.execute_barrier()
+
+    assert kinds(drowsy) == ["enter", "exit"]
+
+
+def test_one_who_does_not_want_rounds_keeps_them_from_nobody(
+    barrier: Recording, drowsy: Drowsy, listener: Listener
+) -> None:
+    barrier.execute_barrier()
+    plugin_manager.unregister(drowsy)
+    barrier.execute_barrier()
+    plugin_manager.register(drowsy, "drowsy")
+    barrier.execute_barrier()
+
+    assert kinds(listener) == ["enter", "exit"] * 3
+
+
+def test_an_observer_that_cannot_say_whether_it_wants_rounds_gets_them(
+    barrier: Recording, drowsy: Drowsy, caplog: pytest.LogCaptureFixture
+) -> None:
+    drowsy.wants = None
+
+    barrier.execute_barrier()
+
+    assert kinds(drowsy) == ["enter", "exit"]
+    assert "an observer failed in wants_rounds; going on with it" in caplog.text
+
+
+def test_an_observer_that_begins_to_want_rounds_in_the_middle_of_one_hears_the_next(
+    drowsy: Drowsy,
+) -> None:
+    class Waking(Recording):
+        def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
+            drowsy.wants = True
+
+    barrier = Waking()
+    for _ in range(2):
+        barrier.execute_barrier()
+
+    assert [heard[:3:2] for heard in drowsy.heard] == [("enter", 2), ("exit", 2)]

@@ -118,7 +118,7 @@ def test_no_interleaving_breaks_a_guarantee(name: str) -> None:
         ("ONE_SIGNAL", Scenario(2, 2, tags=MISMATCH), "mismatch"),
         ("EMPTIED_STORE", Scenario(2, 1), "split verdict"),
         ("FINISHED_TWICE", Scenario(2, 2), "rank 0 has been told 2 times"),
-        ("STALE_REASON", Scenario(2, 2), "early release"),
+        ("STALE_REASON", Scenario(2, 2), "lost wake-up"),
         ("ABORT_LOST", Scenario(2, 2), "lost abort"),
     ],
 )

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.agreement.keys import Series
 from barrier_core.agreement.round_log import passed
-from barrier_core.agreement.store import Joining, StoreAccess, StoreClient, StoreLostError
+from barrier_core.agreement.store import Joining, StoreAccess, StoreClient
 from barrier_core.backends.local import STORE, LocalClient
 from tests.support.local_ranks import wait_until
 

@@ -92,6 +92,7 @@ class BarrierOnAccess(StoreBarrier):
         timeout_secs: float,
         generation: str | None = None,
         progress_extends_deadline: bool = False,
+        warn_after_secs: float | None = None,
         heartbeat_secs: float = 0.0,
     ) -> None:
         super().__init__(
@@ -101,7 +102,7 @@ class BarrierOnAccess(StoreBarrier):
             barrier_prefix=barrier_prefix,
             generation=generation,
             timeout_secs=timeout_secs,
-            warn_after_secs=None,
+            warn_after_secs=warn_after_secs,
             heartbeat_secs=heartbeat_secs,
             progress_extends_deadline=progress_extends_deadline,
         )

@@ -15,6 +15,7 @@ from barrier_core.cli.check.figures import Figures, microseconds, progress, show
 from barrier_core.cli.check.started_ranks import be_a_rank, run_ranks
 from barrier_core.cli.chosen import Chosen, arrive, choosing_options, leave
 from barrier_core.cli.exit_status import FailedError, WrongUseError
+from barrier_core.cli.output import show
 from barrier_core.contract import Barrier
 from barrier_core.errors import BarrierConfigError, BarrierError
 from barrier_core.launcher import RankInfo
@@ -133,13 +134,13 @@ def _be_one_of_a_launcher(chosen: Chosen, rounds: int) -> None:
                 show_figures([msgspec.json.decode(each, type=Figures) for each in encoded])
             return
     # In one write: all ranks share the launcher's output.
-    click.echo(
+    show(
         f"rank {rank_info.global_rank} of {rank_info.global_world_size} on {rank_info.host} "
         f"(pid {rank_info.pid}): {rounds} rounds, shortest {microseconds(min(waits))} us, "
         f"median {microseconds(figures.median)} us, p99 {microseconds(figures.p99)} us"
     )
     if rank_info.global_rank == 0:
-        click.echo(
+        show(
             f"Which rank came last how often is not known: {chosen.config.barrier_type} has no "
             "store to collect the times. The others wait for the rank with the shortest times."
         )

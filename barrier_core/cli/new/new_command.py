@@ -11,6 +11,7 @@ from string import Template
 
 import click
 
+from barrier_core.cli.output import show
 from barrier_core.contract import CONTRACT_VERSION
 from barrier_core.discovery.known_backends import KNOWN_BACKENDS, OWN_NAMES
 from barrier_core.discovery.registry import registry
@@ -48,10 +49,8 @@ def command(name: str, over_a_store: bool, directory: Path | None) -> None:
         target = directory / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_filled_in(template, words), encoding="utf-8")
-        click.echo(target)
-    click.echo(
-        f"\nNext:\n  pip install -e '{directory}[test]'\n  barrier list\n  pytest {directory}"
-    )
+        show(str(target))
+    show(f"\nNext:\n  pip install -e '{directory}[test]'\n  barrier list\n  pytest {directory}")
 
 
 def _check(name: str) -> None:

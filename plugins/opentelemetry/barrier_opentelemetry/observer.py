@@ -27,6 +27,11 @@ MOST_PATTERNS = 100
 """Tag patterns that are told apart in one process; what comes later is counted together."""
 _THE_REST = "(other)"
 
+# Where the API keeps the global providers. Asking it for one takes long, as it looks at the
+# environment. The names in there are not public: without them a provider counts as set.
+_TRACES = trace.get_tracer_provider.__globals__
+_METRICS = metrics.get_meter_provider.__globals__
+
 _Attributes = dict[str, str | int | float]
 
 
@@ -67,6 +72,7 @@ class OpenTelemetryObserver:
         tracer_provider: trace.TracerProvider | None = None,
         meter_provider: metrics.MeterProvider | None = None,
     ) -> None:
+        self._has_own_provider = tracer_provider is not None or meter_provider is not None
         # From a global provider that is not set yet, these are proxies for what will be.
         self._tracer = trace.get_tracer(SCOPE, tracer_provider=tracer_provider)
         meter = metrics.get_meter(SCOPE, meter_provider=meter_provider)
@@ -85,10 +91,25 @@ class OpenTelemetryObserver:
         self._entries: weakref.WeakKeyDictionary[Barrier, _Entry] = weakref.WeakKeyDictionary()
         self._patterns: set[str] = set()
 
+    def wants_rounds(self) -> bool:
+        """Whether anything listens: a provider of its own, or a global one, set up by now."""
+        try:
+            tracers, meters = _TRACES["_TRACER_PROVIDER"], _METRICS["_METER_PROVIDER"]
+        except KeyError:  # another version of the API
+            return True
+        if tracers is None is meters:
+            return self._has_own_provider
+        return (
+            self._has_own_provider
+            or not isinstance(tracers, trace.NoOpTracerProvider | None)
+            or not isinstance(meters, metrics.NoOpMeterProvider | None)
+        )
+
     @hookimpl
     def barrier_enter(self, barrier: Barrier) -> None:
         """Take down the time and the caller's span."""
-        self._entries[barrier] = _Entry()
+        if self.wants_rounds():  # also called where another observer wants the round
+            self._entries[barrier] = _Entry()
 
     @hookimpl
     def barrier_waiting(
@@ -124,7 +145,7 @@ class OpenTelemetryObserver:
     ) -> None:
         """Report a round: it is made a span only now, so that no call leaves one open."""
         entry = self._entries.pop(barrier, None)
-        if entry is None:  # registered in the middle of the round, whose length it does not know
+        if entry is None:  # nothing listened when the round began: its length is not known
             return
         if waited_secs is None:
             waited_secs = time.monotonic() - entry.monotonic

@@ -13,6 +13,7 @@ from opentelemetry import metrics, trace
 from barrier_core import BarrierFailedError, RankStatus, create_barrier, hookimpl, register_barrier
 from barrier_core.hooks import plugin_manager
 from barrier_core.testing.rank_processes import RankProcesses, state, wait_until
+from barrier_opentelemetry import OpenTelemetryObserver
 from plugins.opentelemetry.tests.memory import Memory, told
 
 DEAD = 2
@@ -110,3 +111,39 @@ def test_every_rank_reports_the_round_in_which_one_was_killed(
         assert told["durations"] == {"passed": 1, "failed": 1}
         in_metrics = {**about, **dead, "barrier.tag_pattern": "save step=#"}
         assert told["failures"] == [(in_metrics, 1)]
+
+
+# --- at rest --------------------------------------------------------------------------------------
+
+
+def are_rounds_observed(rank: int) -> bool:
+    state.setdefault("observer", OpenTelemetryObserver())
+    if not plugin_manager.is_registered(state["observer"]):
+        plugin_manager.register(state["observer"])
+    return plugin_manager.rounds_are_observed
+
+
+def set_up(rank: int, what: str) -> None:
+    memory = Memory()
+    if what == "nothing":
+        trace.set_tracer_provider(trace.NoOpTracerProvider())
+        metrics.set_meter_provider(metrics.NoOpMeterProvider())
+    elif what == "traces":
+        trace.set_tracer_provider(memory.tracer_provider)
+    else:
+        metrics.set_meter_provider(memory.meter_provider)
+
+
+def has_own_provider_and_is_observed(rank: int) -> bool:
+    plugin_manager.unregister(state["observer"])
+    plugin_manager.register(Memory().observer)
+    return plugin_manager.rounds_are_observed
+
+
+def test_rounds_are_observed_only_once_something_listens() -> None:
+    with RankProcesses(3) as ranks:
+        assert ranks.run_all(are_rounds_observed) == [False] * 3
+        for rank, what in enumerate(("nothing", "traces", "metrics")):
+            ranks.run(rank, set_up, what)
+        assert ranks.run_all(are_rounds_observed) == [False, True, True]
+        assert ranks.run(0, has_own_provider_and_is_observed)

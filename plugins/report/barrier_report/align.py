@@ -26,6 +26,11 @@ _FOR_SLOPE = 64  # points; each is paired with each other one
 _FEW = 128  # rounds: so few can support a line, but no corrections to it
 _FASTEST_DRIFT = 1e-3  # no clock that works drifts more
 _NO_ROUND = -1
+_LOOKS = 64
+
+_Columns = list[tuple[int, "array[int]"]]
+"""For each session of a clock: how many rounds the sessions before it have, and an item for each of
+its own."""
 
 
 @dataclass
@@ -73,7 +78,7 @@ class Aligned:
 
 def align(sessions: list[Session], traces: Traces) -> Aligned:
     """Fill the sessions' columns with times of all hosts on the reference clock, in seconds."""
-    releases = _releases(sessions)
+    releases, slots = _releases(sessions)
     by_rounds = sorted(releases, key=lambda clock: -_count(releases[clock]))
     reference = by_rounds[0]
     readings = traces.clocks
@@ -82,19 +87,29 @@ def align(sessions: list[Session], traces: Traces) -> Aligned:
         part for session in sessions for part in session.parts if part.start.clock == reference
     ]
     origin_ns = to_unix + min(next(part.times()) for part in parts)
+    on_session: dict[int, set[str]] = {}
+    for clock, columns in releases.items():
+        for before, _ in columns:
+            on_session.setdefault(before, set()).add(clock)
     clocks = {reference: _Clock(to_unix - origin_ns, rounds=_count(releases[reference]))}
-    seen = array("d", [math.nan]) * len(releases[reference])
+    seen = array("d", [math.nan]) * slots
     _see(seen, releases[reference], clocks[reference])
-    waiting = by_rounds[1:]
-    while waiting:
-        fitted = {clock: _fit(releases[clock], seen) for clock in waiting}
-        found = {clock: fit for clock, fit in fitted.items() if fit is not None}
-        if not found:
-            break
+    place = {clock: number for number, clock in enumerate(by_rounds)}
+    waiting = set(by_rounds[1:])
+    fresh = [reference]
+    # Every round is looked at this often at most, however the traces chain the clocks together.
+    looks_left = _LOOKS * sum(_room(columns) for columns in releases.values())
+    while fresh and looks_left > 0:
+        sharing = {before for clock in fresh for before, _ in releases[clock]}
+        near = set().union(*(on_session[before] for before in sharing)) & waiting
+        looks_left -= sum(_room(releases[clock]) for clock in near)
+        fits = {clock: _fit(releases[clock], seen) for clock in sorted(near, key=place.__getitem__)}
+        found = {clock: fit for clock, fit in fits.items() if fit is not None}
         clocks.update(found)
         for clock, fit in found.items():
             _see(seen, releases[clock], fit)
-        waiting = [clock for clock in waiting if clock not in found]
+        fresh = list(found)
+        waiting.difference_update(found)
     for clock in waiting:
         clocks[clock] = _Clock(wall_offset_ns(readings.get(clock, [])) - origin_ns)
     _fill(sessions, clocks)
@@ -106,47 +121,63 @@ def align(sessions: list[Session], traces: Traces) -> Aligned:
         for host, clock in hosts
         if clock in waiting
     ]
-    fits = [
-        _fit_of(host, clocks[clock], readings.get(clock, []), origin_ns) for host, clock in hosts
-    ]
-    return Aligned(origin_ns, fits, notes)
+    last_of = {
+        clock: max(of_clock, key=lambda reading: reading.monotonic_ns)
+        for clock, of_clock in readings.items()
+    }
+    return Aligned(
+        origin_ns,
+        [_fit_of(host, clocks[clock], last_of.get(clock), origin_ns) for host, clock in hosts],
+        notes,
+    )
 
 
-def _releases(sessions: list[Session]) -> dict[str, array[int]]:
-    """For each clock, for each round: when its first rank left, in its own time."""
-    slots = sum(len(session.numbers) for session in sessions)
-    releases: dict[str, array[int]] = {}
+def _releases(sessions: list[Session]) -> tuple[dict[str, _Columns], int]:
+    """For each clock, when its first rank left each round of its sessions, in its own time.
+
+    Also returns how many rounds all sessions have.
+    """
+    releases: dict[str, _Columns] = {}
     before = 0
     for session in sessions:
+        here: dict[str, array[int]] = {}
         for part in session.parts:
-            column = releases.get(part.start.clock)
+            column = here.get(part.start.clock)
             if column is None:
-                column = releases[part.start.clock] = array("q", [_NO_ROUND]) * slots
+                column = here[part.start.clock] = array("q", [_NO_ROUND]) * len(session.numbers)
             for number, left in zip(part.rounds, part.left, strict=True):
-                slot = before + session.index_of[number]
+                slot = session.index_of[number]
                 # The earliest: a delay after the release can only make a rank later.
                 if column[slot] == _NO_ROUND or left < column[slot]:
                     column[slot] = left
+        for clock, column in here.items():
+            releases.setdefault(clock, []).append((before, column))
         before += len(session.numbers)
-    return releases
+    return releases, before
 
 
-def _count(column: array[int]) -> int:
-    return len(column) - column.count(_NO_ROUND)
+def _count(columns: _Columns) -> int:
+    return sum(len(column) - column.count(_NO_ROUND) for _, column in columns)
 
 
-def _see(seen: array[float], column: array[int], clock: _Clock) -> None:
+def _room(columns: _Columns) -> int:
+    return sum(len(column) for _, column in columns)
+
+
+def _see(seen: array[float], columns: _Columns, clock: _Clock) -> None:
     """Note when rounds were released, unless a better clock has given the time already."""
-    for slot, moment in enumerate(column):
-        if moment != _NO_ROUND and math.isnan(seen[slot]):
-            seen[slot] = clock.seconds(moment)
+    for before, column in columns:
+        for slot, moment in enumerate(column, before):
+            if moment != _NO_ROUND and math.isnan(seen[slot]):
+                seen[slot] = clock.seconds(moment)
 
 
-def _fit(column: array[int], seen: array[float]) -> _Clock | None:
+def _fit(columns: _Columns, seen: array[float]) -> _Clock | None:
     """Fit a clock to the releases that it shares with those aligned; None if there are none."""
     shared = sorted(
         (moment, when)
-        for moment, when in zip(column, seen, strict=True)
+        for before, column in columns
+        for moment, when in zip(column, seen[before : before + len(column)], strict=True)
         if moment != _NO_ROUND and not math.isnan(when)
     )
     if not shared:
@@ -212,10 +243,9 @@ def _fill(sessions: list[Session], clocks: dict[str, _Clock]) -> None:
             session.left.append(left)
 
 
-def _fit_of(host: str, clock: _Clock, readings: list[ClockReading], origin_ns: int) -> ClockFit:
+def _fit_of(host: str, clock: _Clock, last: ClockReading | None, origin_ns: int) -> ClockFit:
     offset = 0.0
-    if readings:
-        last = max(readings, key=lambda reading: reading.monotonic_ns)
+    if last is not None:
         offset = (last.wall_ns - origin_ns) * 1e-9 - clock.seconds(last.monotonic_ns)
     return ClockFit(
         host=host,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -28,7 +29,7 @@ from barrier_report.model import (
 )
 from barrier_report.over_time import Measured, heat_of, median_of, trend_of, worst_of
 from barrier_report.read import Progress
-from barrier_report.rounds import Session
+from barrier_report.rounds import Session, format_ranges, ranges_missing
 
 _HEAT_ROWS = 256
 _TAGS = 500
@@ -139,7 +140,7 @@ class _Analysis:
             return msgspec.structs.replace(each, barrier=position_of[each.barrier])
 
         return Report(
-            source=str(folder),
+            source=os.fsencode(folder).decode(errors="replace"),
             start=origin + start,
             end=origin + end,
             rounds=sum(len(session.numbers) for session in self._sessions),
@@ -235,12 +236,12 @@ class _Analysis:
                 "different barriers are counted as one"
             )
         for session in self._sessions:
-            unknown = set(range(session.world_size)) - set(session.ranks)
+            unknown = ranges_missing(session.world_size, session.ranks)
             if unknown:
                 name = f"{session.barrier_type} barrier {session.prefix!r}, "
                 name += f"generation {session.generation}"
                 notes.append(
-                    f"there is no trace of rank {format_ranks(unknown)} of the {name}: its rounds "
+                    f"there is no trace of rank {format_ranges(unknown)} of the {name}: its rounds "
                     "are charged to no rank"
                 )
         if self._incomplete:

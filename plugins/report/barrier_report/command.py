@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from barrier_core.plugin_api import printable
 from barrier_report.make import make_report
 from barrier_report.page import write_page
 from barrier_report.perfetto import write_perfetto
@@ -77,7 +78,8 @@ def command(
     except NoTraceError as error:
         raise _WrongUseError(str(error)) from error
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(made.report), indent=2).decode())
+        text = msgspec.json.format(msgspec.json.encode(made.report), indent=2).decode()
+        click.echo(printable(text, keep="\n"))
     else:
         show_report(made.report, top)
     try:

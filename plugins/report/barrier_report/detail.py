@@ -5,16 +5,18 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
+from itertools import chain, islice
 
 from barrier_core.plugin_api import FailedRound, format_ranks
 from barrier_report.model import DetailedRound, Failure, RankInRound
 from barrier_report.over_time import Measured
-from barrier_report.rounds import Session
+from barrier_report.rounds import Session, format_ranges, ranges_missing
 
 _COSTLY = 150
 _FAILED = 80
 _LAST = 50
 _INCOMPLETE = 20
+_MISSING = 64
 
 
 def choose_detail(
@@ -72,7 +74,7 @@ def _detail(
         for rank, entered, left in there
         if rank in shown or rank == last
     ]
-    missing = set(range(session.world_size)) - {rank for rank, _, _ in there}
+    missing = ranges_missing(session.world_size, (rank for rank, _, _ in there))
     return DetailedRound(
         barrier=number,
         round=session.numbers[index],
@@ -80,7 +82,9 @@ def _detail(
         at=origin + at,
         cost_secs=cost,
         ranks=ranks,
-        missing=sorted(missing),
+        missing=list(islice(chain.from_iterable(missing), _MISSING)),
+        missing_count=sum(map(len, missing)),
+        missing_text=format_ranges(missing[:_MISSING]) + (", …" if missing[_MISSING:] else ""),
     )
 
 

@@ -36,8 +36,9 @@ def make_report(folder: Path, progress: Progress = lambda what, done: None) -> M
     traces = read_traces(folder, progress)
     sessions = join(traces)
     if not sessions:
+        why = "no barrier has been passed, or has failed, yet"
         raise NoTraceError(
-            f"{folder} holds traces, but no round: no barrier has been passed, or has failed, yet"
+            "; ".join([f"{folder} holds traces, but no round: {why}", *traces.notes])
         )
     aligned = align(sessions, traces)
     report = analyse(folder, sessions, aligned, progress)

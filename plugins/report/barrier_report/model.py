@@ -121,7 +121,11 @@ class DetailedRound(msgspec.Struct, frozen=True):
     ranks: list[RankInRound]
     """Of the ranks in `HeatMap.ranks`, and always the last to arrive."""
     missing: list[int]
-    """Ranks that have no record of this round although others have."""
+    """Ranks that have no record of this round although others have; at most the first 64."""
+    missing_count: int = 0
+    """How many there are."""
+    missing_text: str = ""
+    """Compressed: ``3, 17-31``; at most 64 ranges, and then an ellipsis."""
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -12,13 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from barrier_core.plugin_api import format_ranks
+from barrier_report.files import written
 from barrier_report.model import DetailedRound, Report
 
 # These keep the page of a job of 100,000 ranks at a few megabytes. Lists come costliest first, so
 # that what is left out costs least; the page says how many there are.
 _MOST_ROWS = 1000
-_MOST_MISSING = 64
 _MOST_CHARACTERS = 2000
 
 _SCRIPTS = ("base.js", "overview.js", "round.js", "trend.js", "report.js")
@@ -30,12 +28,9 @@ def write_page(report: Report, path: Path) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(render_page(report), encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    page = render_page(report).encode()
+    with written(path) as file:
+        file.write(page)
 
 
 def render_page(report: Report) -> str:
@@ -68,6 +63,7 @@ def _as_json(report: Report) -> str:
     costly = report.ranks[:_MOST_ROWS]
     others = [rank for rank in report.ranks[_MOST_ROWS:] if rank.rank in drawn]
     outcomes = sorted({rank.outcome for round_ in report.detail for rank in round_.ranks})
+    number_of = {outcome: number for number, outcome in enumerate(outcomes)}
     data = {
         "source": report.source,
         "start": report.start,
@@ -85,7 +81,7 @@ def _as_json(report: Report) -> str:
         "trend": _table(report.trend, len(report.trend)),
         "heat": msgspec.structs.asdict(report.heat),
         "outcomes": outcomes,
-        "detail": [_compact_round(round_, outcomes) for round_ in report.detail],
+        "detail": [_compact_round(round_, number_of) for round_ in report.detail],
         "notes": report.notes[:_MOST_ROWS],
     }
     text = msgspec.json.encode(_compact(data)).decode()
@@ -102,17 +98,14 @@ def _table(rows: Sequence[msgspec.Struct], total: int) -> dict[str, object]:
     }
 
 
-def _compact_round(round_: DetailedRound, outcomes: list[str]) -> dict[str, object]:
+def _compact_round(round_: DetailedRound, number_of: dict[str, int]) -> dict[str, object]:
     """Give each rank as rank, arrived, left and the outcome's index, in one flat list."""
     flat: list[float] = []
     for rank in round_.ranks:
-        flat += (rank.rank, rank.arrived, rank.left, outcomes.index(rank.outcome))
+        flat += (rank.rank, rank.arrived, rank.left, number_of[rank.outcome])
     return {
         **msgspec.structs.asdict(round_),
         "ranks": flat,
-        "missing": round_.missing[:_MOST_MISSING],
-        "missing_count": len(round_.missing),
-        "missing_text": format_ranks(round_.missing),
     }
 
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import msgspec
 
+from barrier_report.files import written
 from barrier_report.make import Made
 from barrier_report.rounds import Session
 
 _FLUSH_EVERY = 1_000
-_RANKS = 1_000_000  # more than a job has, so no two barriers share a thread number
+_RANKS = 2**24  # no rank is above it, so no two barriers share a thread number
 
 
 def write_perfetto(made: Made, path: Path) -> None:
@@ -30,7 +31,7 @@ def write_perfetto(made: Made, path: Path) -> None:
     """
     encode = msgspec.json.Encoder().encode
     began = encode({"began": made.report.start, "source": made.report.source})
-    with path.open("wb") as file:
+    with written(path) as file:
         file.write(b'{"displayTimeUnit":"ms","otherData":' + began + b',"traceEvents":[\n')
         lines: list[bytes] = []
         for number, event in enumerate(_events(made)):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -17,19 +19,34 @@ from barrier_core.plugin_api import (
     ClockReading,
     FailedRound,
     Line,
+    Meta,
     PassedRound,
     TraceStart,
     format_ranks,
 )
+from barrier_report.files import first_line, read_lines
 
 Progress = Callable[[str, float], None]
 """Called with what is being done, and the share of it that is done, from 0 to 1."""
 
-_CHUNK_BYTES = 4 * 2**20
-
 _decode_lines = msgspec.json.Decoder(Line).decode_lines
 _decode_line = msgspec.json.Decoder(Line).decode
-_decode_any = msgspec.json.Decoder(list[object]).decode
+_check = msgspec.json.Decoder(msgspec.Raw).decode
+_NOT_LINES = (ValueError, msgspec.MsgspecError, RecursionError)
+"""What decoding raises for anything else than a line; the last where thousands of brackets open."""
+
+
+_Format = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class _Beginning(msgspec.Struct, array_like=True):
+    """What the first line of every format begins with."""
+
+    tag: str
+    format: _Format
+
+
+_decode_beginning = msgspec.json.Decoder(_Beginning).decode
 
 
 class NoTraceError(BarrierError, ValueError):
@@ -108,10 +125,10 @@ class _Reader:
         sources = []
         for path in sorted(folder.glob(f"*{SUFFIX}")):
             try:
-                size = path.stat().st_size
-                start = self._start_of(path)
+                line, size = first_line(path)
+                start = self._start_of(path, line)
             except OSError as error:
-                self._notes.append(f"{path.name} is left out: {error.strerror}")
+                self._notes.append(f"{_name(path)} is left out: {error.strerror}")
                 continue
             if start is not None:
                 sources.append((start, path, size))
@@ -119,27 +136,25 @@ class _Reader:
             raise NoTraceError("; ".join([f"{folder} holds no trace", *self._notes, remedy]))
         return sorted(sources, key=lambda source: (_process(source[0]), source[0].before))
 
-    def _start_of(self, path: Path) -> TraceStart | None:
-        """Return a file's first line; note why it is left out if it has none that is known."""
-        with path.open("rb") as file:
-            line = file.readline(_CHUNK_BYTES)
+    def _start_of(self, path: Path, line: bytes) -> TraceStart | None:
+        """Decode a file's first line; note why it is left out if that is none that is known."""
         if not line.strip():
             return None  # the rank was killed before it wrote
         try:
-            first = _decode_any(line)
-            if first[0] != "trace":
+            first = _decode_beginning(line)
+            if first.tag != "trace":
                 raise ValueError("no trace")
-            if first[1] != TRACE_FORMAT:
+            if first.format != TRACE_FORMAT:
                 self._notes.append(
-                    f"{path.name} is left out: it has format {first[1]}, and this version of "
+                    f"{_name(path)} is left out: it has format {first.format}, and this version of "
                     f"barrier-core reads format {TRACE_FORMAT}"
                 )
                 return None
             start = _decode_line(line)
             assert isinstance(start, TraceStart)  # by its tag
             return start
-        except (ValueError, IndexError, msgspec.MsgspecError):
-            self._notes.append(f"{path.name} is left out: it is not a trace of barrier-core")
+        except _NOT_LINES:
+            self._notes.append(f"{_name(path)} is left out: it is not a trace of barrier-core")
             return None
 
     def read(self, path: Path) -> Iterator[int]:
@@ -147,17 +162,16 @@ class _Reader:
         self._start: TraceStart | None = None
         self._here: dict[int, RankSession] = {}
         try:
-            with path.open("rb") as file:
-                while chunk := file.read(_CHUNK_BYTES):
-                    self._take(self._lines(path, chunk + file.readline()))
-                    yield file.tell()
+            for lines, position in read_lines(path):
+                self._take(self._lines(path, lines))
+                yield position
         except OSError as error:
-            self._notes.append(f"{path.name} is read in part: {error.strerror}")
+            self._notes.append(f"{_name(path)} is read in part: {error.strerror}")
 
     def _lines(self, path: Path, text: bytes) -> Iterable[Line]:
         try:
             return _decode_lines(text)
-        except (ValueError, msgspec.MsgspecError):
+        except _NOT_LINES:
             return self._lines_one_by_one(path, text)
 
     def _lines_one_by_one(self, path: Path, text: bytes) -> Iterator[Line]:
@@ -166,11 +180,9 @@ class _Reader:
                 continue
             try:
                 yield _decode_line(line)
-            except (ValueError, msgspec.MsgspecError):
-                try:
-                    _decode_any(line)  # of a later version, and no loss
-                except (ValueError, msgspec.MsgspecError):
-                    self._torn[path.name] = self._torn.get(path.name, 0) + 1
+            except _NOT_LINES:
+                if not _is_an_array(line):  # else it is of a later version, and no loss
+                    self._torn[_name(path)] = self._torn.get(_name(path), 0) + 1
 
     def _take(self, lines: Iterable[Line]) -> None:
         tags = self._tags
@@ -228,6 +240,19 @@ class _Reader:
             )
         parts = [part for part in self._parts.values() if part.rounds or part.failed]
         return Traces(parts, list(self._tags), self._clocks, self._notes)
+
+
+def _is_an_array(line: bytes) -> bool:
+    try:
+        _check(line)
+    except _NOT_LINES:
+        return False
+    return line.lstrip().startswith(b"[")
+
+
+def _name(path: Path) -> str:
+    """Return a file's name as text; its bytes need not be any."""
+    return os.fsencode(path.name).decode(errors="replace")
 
 
 def _process(start: TraceStart) -> tuple[int, str, int, int]:

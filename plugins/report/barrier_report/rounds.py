@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import compress
 
 from barrier_core.plugin_api import ClockReading, FailedRound
 from barrier_report.read import RankSession, Traces
 
+_SMALL_CELLS = 2**24
+_LEAST_SHARE = 16
 # By how much the clocks of hosts may differ within one session.
 _GAP_NS = 60 * 10**9
 
@@ -51,6 +55,29 @@ def wall_offset_ns(readings: list[ClockReading]) -> int:
     return statistics.median_low([r.wall_ns - r.monotonic_ns for r in readings] or [0])
 
 
+def ranges_missing(world_size: int, ranks: Iterable[int]) -> list[range]:
+    """Return which ranks of a barrier are not among those given, in order.
+
+    Takes memory for those given: the world size is what a file claims.
+    """
+    missing = []
+    begin = 0
+    for rank in sorted(ranks):
+        if rank >= world_size:
+            break
+        if rank > begin:
+            missing.append(range(begin, rank))
+        begin = rank + 1
+    if begin < world_size:
+        missing.append(range(begin, world_size))
+    return missing
+
+
+def format_ranges(ranges: Iterable[range]) -> str:
+    """Write ranges of ranks: ``3, 17-31``."""
+    return ", ".join(f"{each[0]}-{each[-1]}" if len(each) > 1 else f"{each[0]}" for each in ranges)
+
+
 def join(traces: Traces) -> list[Session]:
     """Return the sessions in order of time, without columns of times: `align` fills them."""
     offsets = {clock: wall_offset_ns(readings) for clock, readings in traces.clocks.items()}
@@ -74,10 +101,11 @@ def join(traces: Traces) -> list[Session]:
         for number, together in enumerate(split, 1):
             name = generation + (f".{instance}" if instance else "")
             name += f" (session {number})" if len(split) > 1 else ""
-            together.sort(key=lambda part: part.start.rank)
-            sessions.append(
-                _numbered(Session(barrier_type, prefix, name, world_size, together), traces)
-            )
+            kept = _comparable(together, traces.notes)
+            if kept:
+                kept.sort(key=lambda part: part.start.rank)
+                session = Session(barrier_type, prefix, name, world_size, kept)
+                sessions.append(_numbered(session, traces))
     return sorted(
         sessions,
         key=lambda session: min(spans[part] for part in session.parts),
@@ -117,6 +145,33 @@ def _split(
         sessions[-1][part.start.rank] = part
         end = max(end, ended)
     return [list(session.values()) for session in sessions]
+
+
+def _comparable(parts: list[RankSession], notes: list[str]) -> list[RankSession]:
+    """Leave out rounds that few ranks have recorded, where they would take too much memory.
+
+    The columns of a session have room for every round on every rank. Where each rank has rounds of
+    its own, which no job does, that is the square of what the files hold.
+    """
+    counts: Counter[int] = Counter()
+    for part in parts:
+        counts.update(part.rounds)
+        counts.update(failed.round for failed in part.failed)
+    cells = len(parts) * len(counts)
+    if cells <= max(_SMALL_CELLS, _LEAST_SHARE * counts.total()):
+        return parts
+    few = {number for number, count in counts.items() if count * _LEAST_SHARE < len(parts)}
+    notes.append(
+        "rounds that were left out, as there are too many of them and fewer than one rank in "
+        f"{_LEAST_SHARE} has recorded them: {len(few)}"
+    )
+    for part in parts:
+        kept = [number not in few for number in part.rounds]
+        for name in ("rounds", "entered", "left", "tags"):
+            column = getattr(part, name)
+            setattr(part, name, array(column.typecode, compress(column, kept)))
+        part.failed = [failed for failed in part.failed if failed.round not in few]
+    return [part for part in parts if part.rounds or part.failed]
 
 
 def _numbered(session: Session, traces: Traces) -> Session:

@@ -10,12 +10,15 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from barrier_core.plugin_api import printable
 from barrier_report.model import Failure, HostCost, RankCost, Report, TagCost
 
 C = TypeVar("C", RankCost, HostCost, TagCost)
 
 _FAILURES = 3
 _NOTES = 5
+_MOST_CHARACTERS = 4000
+"""Of one line or cell: as many as a rank writes of a verdict."""
 
 
 def show(what: RenderableType = "") -> None:
@@ -26,8 +29,10 @@ def show(what: RenderableType = "") -> None:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Return a text in which square brackets mean square brackets."""
-    return Text(text, style)
+    """Return a text on one line, in which square brackets mean square brackets."""
+    if len(text) > _MOST_CHARACTERS:
+        text = text[:_MOST_CHARACTERS] + "…"
+    return Text(printable(text), style)
 
 
 def show_report(report: Report, top: int) -> None:

@@ -42,7 +42,7 @@ def a_round(number: int) -> DetailedRound:
 
 def the_failed_round() -> DetailedRound:
     ranks = [RankInRound(rank, -30.0, 0.001 * rank, "dead") for rank in range(RANKS) if rank != 3]
-    return DetailedRound(0, ROUNDS, "save step=40", START + 60 * ROUNDS, 0.0, ranks, [3])
+    return DetailedRound(0, ROUNDS, "save step=40", START + 60 * ROUNDS, 0.0, ranks, [3], 1, "3")
 
 
 def a_report(**changes: Any) -> Report:
@@ -167,7 +167,9 @@ def a_large_report() -> Report:
                 RankInRound(rank, -1.23456789 + rank / 1e6, 0.000123456, "passed")
                 for rank in [*rows, world_size - 1]
             ],
-            missing=list(range(1, world_size, 2)) if number == 7 else [],
+            missing=list(range(1, 128, 2)) if number == 7 else [],
+            missing_count=world_size // 2 if number == 7 else 0,
+            missing_text="1, 3, 5, …" if number == 7 else "",
         )
         for number in range(1, 301)
     ]

@@ -213,16 +213,18 @@ def test_a_duration_is_written_with_a_unit_that_suits_it(seconds: float, text: s
 
 
 @pytest.fixture
-def traces(tmp_path: Path) -> Iterator[Path]:
-    """Where the ranks of this process leave their traces."""
+def observer(tmp_path: Path) -> Iterator[TraceObserver]:
+    """Writes the traces of the ranks of this process."""
     observer = TraceObserver(tmp_path / "traces")
     plugin_manager.register(observer)
-    yield tmp_path / "traces"
+    yield observer
     plugin_manager.unregister(observer)
     observer.close()
 
 
-def test_a_rank_that_is_late_on_purpose_comes_first(barrier: Command, traces: Path) -> None:
+def test_a_rank_that_is_late_on_purpose_comes_first(
+    barrier: Command, observer: TraceObserver, tmp_path: Path
+) -> None:
     ranks: list[Barrier] = [
         create_barrier(
             "local", global_rank=rank, global_world_size=4, barrier_prefix="report", timeout_secs=30
@@ -262,7 +264,10 @@ def test_a_rank_that_is_late_on_purpose_comes_first(barrier: Command, traces: Pa
     for rank in ranks:
         rank.close()
 
-    report = msgspec.json.decode(barrier("report", str(traces), "--json").out, type=Report)
+    assert observer.flush(10.0)
+
+    traces = str(tmp_path / "traces")
+    report = msgspec.json.decode(barrier("report", traces, "--json").out, type=Report)
     assert (report.ranks[0].rank, report.ranks[0].times_last) == (2, 5)
     assert report.ranks[0].pid == os.getpid()
     assert 0.05 * 5 * 3 * 0.9 < report.ranks[0].cost_secs <= report.cost_secs

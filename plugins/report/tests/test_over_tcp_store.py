@@ -58,7 +58,9 @@ def go_through_the_last(rank: int) -> None:
 
 def stop_observing(rank: int) -> None:
     state.pop("barrier").close()
-    plugin_manager.unregister(state.pop("observer"))
+    observer = state.pop("observer")
+    plugin_manager.unregister(observer)
+    observer.close()
 
 
 def test_the_report_names_the_rank_that_was_late_and_the_one_that_died(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from barrier_core.plugin_api import (
     StoreClient,
     StoreLostError,
 )
+from barrier_tcp_store.connecting import StillWaiting, go_on
 from barrier_tcp_store.hosting import Endpoint, HostedStore, agent_store, endpoint_of
 from barrier_tcp_store.wire import TCPStoreClient
 
@@ -57,7 +58,7 @@ class TCPStoreAccess(StoreAccess):
         self._endpoint = endpoint
         self._hosted_by_rank_0 = hosted_by_rank_0
         self._use_libuv = use_libuv
-        self._init_secs = init_secs
+        self.set_up_secs = init_secs
         self._store = store
         self._hosted: HostedStore | None = None
 
@@ -70,21 +71,29 @@ class TCPStoreAccess(StoreAccess):
         Raises:
             BarrierSetupError: The store or rank 0 is not there in time, or the port is taken.
         """
-        deadline = time.monotonic() + self._init_secs
+        deadline = time.monotonic() + self.set_up_secs
         if self.hosts_store:
             self._hosted = HostedStore(self._endpoint, self._use_libuv)
         refusals = 0
+
+        def still_waiting(why: str) -> None:
+            joining.still_waiting(f"no answer from the {self.name}" + (why and f" ({why})"))
+
         while True:
             client = None
             try:
-                client = self._connect(max(deadline - time.monotonic(), _RETRY_SECS))
+                patience_secs = max(deadline - time.monotonic(), _RETRY_SECS)
+                client = self._connect(patience_secs, still_waiting)
                 refusals = 0
                 # Joining may be slow, as thousands of ranks may do it at once.
-                client.answer_secs = max(self._init_secs, ANSWER_SECS)
+                client.answer_secs = max(self.set_up_secs, ANSWER_SECS)
                 client.answer_by = deadline + ANSWER_SECS
                 if self._hosted_by_rank_0 and not self.hosts_store:
                     joining.wait_for_host(client, deadline)
                 client.can_count = self._can_count(client)
+                client.still_waiting = go_on
+                # From now on nobody waits for a name server, which nothing could end.
+                self._endpoint = self._endpoint._replace(host=client.server_address())
                 return client
             except BaseException as error:
                 if client is None:
@@ -103,9 +112,21 @@ class TCPStoreAccess(StoreAccess):
         if self._hosted is not None:
             self._hosted.release()
 
-    def _connect(self, patience_secs: float = ANSWER_SECS) -> TCPStoreClient:
+    def _connect(
+        self, patience_secs: float = ANSWER_SECS, still_waiting: StillWaiting | None = None
+    ) -> TCPStoreClient:
         host, port, namespace = self._endpoint
-        return TCPStoreClient(host, port, patience_secs=patience_secs, namespace=namespace)
+        return TCPStoreClient(
+            host,
+            port,
+            patience_secs=patience_secs,
+            namespace=namespace,
+            still_waiting=still_waiting or self._end_when_closing,
+        )
+
+    def _end_when_closing(self, why: str) -> None:
+        if self.is_closing:
+            raise StoreLostError("the barrier is being closed")
 
     def _can_count(self, client: TCPStoreClient) -> bool:
         """Whether all ranks may use BARRIER; they agree, as one that only polls is not counted.

@@ -15,12 +15,14 @@ from barrier_core.plugin_api import (
     GlobalWorldSize,
     HeartbeatSecs,
     JobId,
+    JobSecret,
     LingerSecs,
     Meta,
     ProgressExtendsDeadline,
     RankInfo,
     StoreBarrier,
     TimeoutSecs,
+    Verify,
     WarnAfterSecs,
     check_name,
     check_seconds,
@@ -55,6 +57,9 @@ class TCPStoreBarrier(StoreBarrier):
         linger_secs: How long, in seconds, the hosting rank waits for the others in ``close``.
         job_id: Tells this job from others that use the store or the host; from the launcher if
             None.
+        secret: Known to this job's ranks only, at least 16 characters; ``BARRIER_SECRET`` or the
+            file that ``BARRIER_SECRET_FILE`` names if None.
+        verify: Authenticate every record with the secret, and read the log of every round.
 
     Raises:
         BarrierConfigError: An argument is out of range.
@@ -100,6 +105,8 @@ class TCPStoreBarrier(StoreBarrier):
         progress_extends_deadline: ProgressExtendsDeadline = False,
         linger_secs: LingerSecs = DEFAULT_LINGER_SECS,
         job_id: JobId = None,
+        secret: JobSecret = None,
+        verify: Verify = False,
     ) -> None:
         RankInfo(global_rank, global_world_size)  # before anything is started for a wrong rank
         timeout_barrier_init_secs = check_seconds(
@@ -130,4 +137,6 @@ class TCPStoreBarrier(StoreBarrier):
             progress_extends_deadline=progress_extends_deadline,
             linger_secs=linger_secs,
             job_id=job_id,
+            secret=secret,
+            verify=verify,
         )

@@ -22,7 +22,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from barrier_core.plugin_api import (
     ANSWER_SECS,
@@ -32,8 +32,8 @@ from barrier_core.plugin_api import (
     StoreClient,
     StoreLostError,
 )
+from barrier_tcp_store.connecting import StillWaiting, connect, go_on, is_ready
 
-_RETRY_SECS = 0.1
 _LONGEST_POLL_MS = 2**31 - 1
 
 _VALIDATE = b"\x00"
@@ -75,23 +75,34 @@ class TCPStoreClient(StoreClient):
         patience_secs: How long to go on trying, in seconds, until a TCPStore answers there.
         namespace: Put before every key; ends in ``/`` if not empty.
 
+        still_waiting: Is told while it waits; see `StillWaiting`.
+
     Raises:
         StoreLostError: No TCPStore answers at the address.
     """
 
     def __init__(
-        self, host: str, port: int, *, patience_secs: float = ANSWER_SECS, namespace: str = ""
+        self,
+        host: str,
+        port: int,
+        *,
+        patience_secs: float = ANSWER_SECS,
+        namespace: str = "",
+        still_waiting: StillWaiting = go_on,
     ) -> None:
         self.answer_by = time.monotonic() + patience_secs
         self.answer_secs = patience_secs
         self._root = f"/{namespace}".encode()
+        self._abandoned = -1
+        """Descriptor of a connection that is out of step, if any: only `abandon` uses it."""
         self._counted_in = False
         """Whether a BARRIER has been sent whose answer has not been read."""
         self._series: Series | None = None
         """The last series of rounds, most often the next round's, too."""
         self._around_number: list[bytes] = []
         """The request of its arrivals; between the parts comes the round's number."""
-        self._socket = _connect(host, port, patience_secs)
+        self.still_waiting = still_waiting
+        self._socket = connect(host, port, patience_secs, still_waiting)
         # For the `recv` of `wait_briefly`. Requests go out by `os.write`, which would otherwise
         # ask first, each time, whether there is room for them.
         self._socket.settimeout(BRIEF_SECS)
@@ -222,15 +233,32 @@ class TCPStoreClient(StoreClient):
         self._counted_in = False
         return released
 
+    def abandon(self, series: Series, number: int, record: bytes) -> None:
+        """See `StoreClient`; one-way: the answer to the removal is never read."""
+        keys = series.keys(number)
+        removal = _DELETE_KEY + self._key(keys.release)
+        with suppress(OSError):  # there is no connection any more, or it takes nothing
+            os.write(self._abandoned, removal + _APPEND + self._key(keys.log) + _text(record))
+
     def close(self) -> None:
         """See `StoreClient`."""
         self._socket.close()
+        if self._abandoned >= 0:
+            os.close(self._abandoned)
+            self._abandoned = -1
         super().close()
 
     def address(self) -> str | None:
         """See `StoreClient`."""
         address: str = self._socket.getsockname()[0]
         return address
+
+    def server_address(self) -> str:
+        """Return the address of the server's host, in numbers."""
+        try:
+            return socket.getnameinfo(self._socket.getpeername(), socket.NI_NUMERICHOST)[0]
+        except OSError as error:
+            raise self._lost(str(error), _ClosedError) from None
 
     def probe_counting(self, scratch: str) -> bool:
         """Ask whether the server knows BARRIER; one that does not closes the connection.
@@ -265,7 +293,19 @@ class TCPStoreClient(StoreClient):
         try:
             yield
         except BaseException:
-            self._socket.close()
+            self._give_up_connection()
+            raise
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Close the connection for good when a request is not sent to its end."""
+        try:
+            yield
+        except BaseException:
+            self._give_up_connection()
+            if self._abandoned >= 0:
+                os.close(self._abandoned)
+                self._abandoned = -1
             raise
 
     def _key(self, key: str) -> bytes:
@@ -286,9 +326,9 @@ class TCPStoreClient(StoreClient):
         deadline = self.answer_deadline()
         writable = select.poll()
         writable.register(self._socket, select.POLLOUT)
-        with self._asking():
+        with self._sending():
             while rest:
-                if not _is_ready(writable, deadline):
+                if not is_ready(writable, deadline, self.still_waiting):
                     raise self._lost(f"it took no request for {self.answer_secs:g} s")
                 try:
                     rest = rest[os.write(self._socket.fileno(), rest) :]
@@ -302,7 +342,7 @@ class TCPStoreClient(StoreClient):
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
         try:
             asked, deadline = time.monotonic(), self.answer_deadline()
-            if not _is_ready(self._answers, deadline):
+            if not is_ready(self._answers, deadline, self.still_waiting):
                 raise self._lost(f"no answer for {max(deadline - asked, 0.0):.3g} s")
         finally:
             if self._socket.fileno() >= 0:
@@ -312,7 +352,7 @@ class TCPStoreClient(StoreClient):
         asked, deadline = time.monotonic(), self.answer_deadline()
         chunks: list[bytes] = []
         while size:
-            if not _is_ready(self._answers, deadline):
+            if not is_ready(self._answers, deadline, self.still_waiting):
                 raise self._lost(f"no answer for {max(deadline - asked, 0.0):.3g} s")
             try:
                 chunk = self._socket.recv(size)
@@ -326,39 +366,18 @@ class TCPStoreClient(StoreClient):
 
     def _receive_text(self) -> bytes:
         (size,) = _LENGTH.unpack(self._receive(_LENGTH.size))
+        if size > self.longest_value:
+            raise self._lost(f"it answers {size} bytes, where no rank has written so much")
         return self._receive(size)
 
     def _lost(self, why: str, kind: type[StoreLostError] = StoreLostError) -> StoreLostError:
         # The stream is out of step from here on: an answer may still come, to nobody's question.
-        self._socket.close()
+        self._give_up_connection()
         return kind(why)
 
-
-def _is_ready(poller: select.poll, deadline: float) -> bool:
-    """Wait until a poll reports something; False at the deadline, in monotonic seconds."""
-    while True:
-        left = max(deadline - time.monotonic(), 0.0)
-        if poller.poll(min(left * 1000, _LONGEST_POLL_MS)):
-            return True
-        if time.monotonic() >= deadline:
-            return False
-
-
-def _connect(host: str, port: int, patience_secs: float) -> socket.socket:
-    """Connect, trying again for as long as patience lasts: the host may not be up yet."""
-    deadline = time.monotonic() + patience_secs
-    while True:
-        left = max(deadline - time.monotonic(), 0.01)
-        try:
-            longest = min(left, _LONGEST_POLL_MS / 1000)
-            connection = socket.create_connection((host, port), timeout=longest)
-        except OSError as error:
-            if time.monotonic() + _RETRY_SECS >= deadline:
-                raise StoreLostError(
-                    f"nobody answers at {host}:{port} within {patience_secs:g} s ({error})"
-                ) from None
-            time.sleep(_RETRY_SECS)
-        else:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.setblocking(False)
-            return connection
+    def _give_up_connection(self) -> None:
+        """Close it for everything but `abandon`."""
+        if self._socket.fileno() >= 0:
+            with suppress(OSError):
+                self._abandoned = os.dup(self._socket.fileno())
+            self._socket.close()

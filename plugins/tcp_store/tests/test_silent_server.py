@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from barrier_core.agreement.store import StoreLostError
+from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.testing.rank_processes import wait_until
 from barrier_tcp_store.wire import TCPStoreClient
 from plugins.tcp_store.tests.client_operations import OPERATIONS, of_rank

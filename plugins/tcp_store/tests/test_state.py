@@ -10,9 +10,17 @@ import pytest
 from barrier_core.agreement.cleanup import BATCH_ROUNDS
 from barrier_core.testing.rank_processes import RankProcesses, wait_until
 from plugins.tcp_store.tests.conftest import NewJob, StoreProcess
-from plugins.tcp_store.tests.looking import client_of, keys_of, the_verdict
-from plugins.tcp_store.tests.rank_functions import arrive, close, go_through, join
+from plugins.tcp_store.tests.looking import the_verdict
+from plugins.tcp_store.tests.rank_functions import (
+    Job,
+    arrive,
+    close,
+    count_keys,
+    go_through,
+    join,
+)
 
+CONSTANT_KEYS = 1  # whether the server can count
 KEYS_PER_ROUND = 2  # its log and its release signal
 UNFINISHED_ROUNDS = 3 * BATCH_ROUNDS
 """Rounds whose keys may be there: the batch that fills up, and one or two on their way out."""
@@ -33,11 +41,7 @@ def test_the_number_of_keys_does_not_grow_with_the_rounds(
             lambda: store_process.count_keys(own_port) <= limit, f"at most {limit} keys are left"
         )
     ranks.run_all(close, job)
-    client = client_of(job)
-    assert client.read([keys_of(job).generations]) != [None]
-    # The list of generations, and whether the server can count; no more.
-    assert store_process.count_keys(own_port) == empty + 2
-    client.close()
+    assert store_process.count_keys(own_port) == empty + CONSTANT_KEYS
 
 
 def resident_bytes(rank: int) -> int:
@@ -90,6 +94,7 @@ def test_the_number_of_keys_does_not_grow_with_the_failures(
 def test_killed_jobs_leave_no_more_than_the_last_of_them(
     ranks: RankProcesses, store_process: StoreProcess, new_job: NewJob, own_port: int
 ) -> None:
+    empty = store_process.count_keys(own_port)
     job = new_job(agent_port=own_port)
     counts = []
     for generation in range(4):
@@ -102,3 +107,43 @@ def test_killed_jobs_leave_no_more_than_the_last_of_them(
             ranks.replace(rank)
         ranks.run_all(close, current)
     assert max(counts[2:]) <= counts[1], counts
+    leave_well(ranks, job)
+    assert store_process.count_keys(own_port) == empty + CONSTANT_KEYS
+
+
+def leave_well(ranks: RankProcesses, job: Job) -> None:
+    """Restart the job once more: all ranks meet, and close."""
+    last = job.but(generation="last")
+    ranks.run_all(join, last)
+    ranks.run_all(go_through, last, 10)
+    ranks.run_all(close, last)
+
+
+def test_generations_that_rank_0_never_joined_leave_no_more_than_two_of_them(
+    ranks: RankProcesses, store_process: StoreProcess, new_job: NewJob, own_port: int
+) -> None:
+    empty = store_process.count_keys(own_port)
+    job = new_job(agent_port=own_port)
+    counts = []
+    for generation in range(6):
+        current = job.but(generation=str(generation))
+        ranks.run(1, join, current)
+        counts.append(store_process.count_keys(own_port))
+        ranks.kill(1)
+        ranks.replace(1)
+    # The list, and for each of two the records of the job and the member, and a heartbeat.
+    assert max(counts) <= empty + CONSTANT_KEYS + 1 + 2 * 3, counts
+    leave_well(ranks, job)
+    assert store_process.count_keys(own_port) == empty + CONSTANT_KEYS
+
+
+def test_a_closed_barrier_leaves_nothing_in_a_hosted_store_that_another_one_still_uses(
+    ranks: RankProcesses, hosted_job: Job
+) -> None:
+    other = hosted_job.but(prefix=f"{hosted_job.prefix}-other")
+    ranks.run_all(join, hosted_job)
+    at_start = ranks.run(0, count_keys, hosted_job.options["tcpstore_port"])
+    ranks.run_all(join, other)
+    ranks.run_all(arrive, other)
+    ranks.run_all(close, other)
+    assert ranks.run(0, count_keys, hosted_job.options["tcpstore_port"]) <= at_start

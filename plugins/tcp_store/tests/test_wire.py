@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from msgspec.structs import astuple
 
+from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.agreement.keys import Keys
-from barrier_core.agreement.store import StoreLostError
 from barrier_core.testing.rank_processes import RankProcesses
 from barrier_tcp_store.wire import TCPStoreClient
 from plugins.tcp_store.tests.client_operations import OPERATIONS, of_rank

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ClassVar
 
 import pytest
 
 from barrier_core import BarrierConnectionError, BarrierTimeoutError, BarrierUsageError
-from barrier_core.agreement.store import StoreLostError
+from barrier_core.agreement.foreign import StoreLostError
+from barrier_core.agreement.gathering import gather
+from barrier_core.agreement.keys import Keys
+from barrier_core.agreement.store import ANSWER_SECS
 from barrier_core.backends.local import STORE, LocalBarrier, LocalClient
 
 WORLD_SIZE = 3
@@ -94,3 +99,35 @@ def test_a_store_that_is_lost_is_a_connection_error(
 
     with pytest.raises(BarrierConnectionError, match="it burnt down"):
         barriers[0].gather("mine")
+
+
+class NotesBounds(LocalClient):
+    """Notes by when the last answer has to be there, at each question."""
+
+    bounds: ClassVar[list[float]] = []
+
+    def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        self.bounds.append(self.answer_by)
+        return super().read(keys)
+
+    def remove(self, keys: Iterable[str]) -> None:
+        self.bounds.append(self.answer_by)
+        super().remove(keys)
+
+
+def test_all_answers_before_the_round_and_all_after_it_have_one_bound_each() -> None:
+    before = time.monotonic()
+    times = []
+
+    def go_through() -> None:
+        times.append(time.monotonic())
+
+    keys = Keys("bounds", "0")
+    gather(NotesBounds(STORE), keys, 1, 0, 1, "mine", go_through)
+
+    after = time.monotonic()
+    first, *rest = NotesBounds.bounds
+    assert before + ANSWER_SECS <= first <= times[0] + ANSWER_SECS
+    assert len(rest) == 2
+    assert len(set(rest)) == 1
+    assert times[0] + ANSWER_SECS <= rest[0] <= after + ANSWER_SECS

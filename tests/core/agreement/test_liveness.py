@@ -9,11 +9,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 
+import msgspec
 import pytest
 
-from barrier_core.agreement.failure_detector import Process, judge, neighbours
+from barrier_core.agreement.failure_detector import FailureDetector, Process, judge, neighbours
+from barrier_core.agreement.keys import Keys
 from barrier_core.agreement.links import Seen
 from barrier_core.agreement.liveness import LivenessPort
+from barrier_core.agreement.membership import Member
+from barrier_core.backends.local import STORE, LocalClient
+from barrier_core.launcher import RankInfo
 from barrier_core.verdict import RankState
 from tests.support.ports import free_port
 
@@ -249,3 +254,17 @@ def test_each_error_is_what_it_is(rank: Callable[[], LivenessPort]) -> None:
         one.ask(("::1", gone.endpoint[1]), "of another family")
         one.await_answers(30)
         assert one.seen("of another family") in ("refused", "unreachable", "not asked")
+
+
+def test_a_rank_that_another_process_has_taken_over_is_not_dead() -> None:
+    keys, client = Keys("taken-over", "0.0"), LocalClient(STORE)
+    me = Member.myself(RankInfo(0, 2), None)
+    gone = msgspec.structs.replace(me, rank=1, pid=2**22 + 1)
+    detector = FailureDetector(keys, me, 0.0, 2, None, None)
+    client.write(keys.member(1), msgspec.json.encode(gone))
+    assert [status.state for status in detector.examine(client, [1])] == ["dead"]
+
+    client.write(keys.member(1), msgspec.json.encode(msgspec.structs.replace(me, rank=1)))
+
+    assert [status.state for status in detector.examine(client, [1])] == ["alive"]
+    client.remove([keys.member(1)])
