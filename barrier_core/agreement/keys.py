@@ -127,6 +127,12 @@ class Keys:
         """Return the key of a rank's heartbeat."""
         return f"{self.base}/heartbeat/{rank}"
 
+    def needed_by(self, rank: int) -> list[str]:
+        """Return the keys that a rank needs from its joining to its leaving, whatever its round."""
+        of_all = [self.job, self.generations, self.verdict, self.alarm, self.passed, self.left]
+        of_all += [self.replacing, self.cleaned_up, self.gathered(0), self.gathered(1)]
+        return [*of_all, self.member(rank), self.heartbeat(rank)]
+
     def gathered(self, number: int) -> str:
         """Return the key of what is gathered in a round: rank 0 empties it before it is needed."""
         return f"{self.base}/gathered/{number % 2}"

@@ -357,7 +357,7 @@ class Rounds:
         slow = self._slow = SlowRound(
             number=number,
             tag=series.tag,
-            log=series.keys(number).log,
+            keys=series.keys(number),
             started=self._started,
             report=partial(report, self._barrier),
             report_after=[self._barrier.warn_after_secs]

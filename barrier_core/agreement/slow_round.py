@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from barrier_core.agreement.keys import RoundKeys
 from barrier_core.hooks import ObservedBarrier, notify
 from barrier_core.verdict import RankStatus
 
@@ -17,8 +18,7 @@ class SlowRound:
 
     number: int
     tag: str
-    log: str
-    """Key of the round's log."""
+    keys: RoundKeys
     started: float
     """Monotonic time in seconds, of this process."""
     report: Callable[[SlowRound, float], None]

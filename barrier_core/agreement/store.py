@@ -3,7 +3,7 @@
 A backend writes a `StoreClient` with `append`, `read`, `create`, `write`, `remove` and `close`, and
 hands a `StoreAccess` to `StoreBarrier`. The three methods that wait (`arrive`, `wait`, `withdraw`)
 then work by polling. A store that can block, or count, overrides them to release a round in one
-round trip.
+round trip. Plugins import all names from `barrier_core.plugin_api`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol
 from barrier_core.agreement.foreign import StoreLostError, longest_value
 from barrier_core.agreement.keys import Series
 from barrier_core.agreement.round_log import passed
-from barrier_core.agreement.wakeup import WakeUp
+from barrier_core.agreement.wakeup import PollableWakeUp, WakeUp
 from barrier_core.this_process import after_fork
 
 BRIEF_SECS = 0.25
@@ -36,13 +36,31 @@ _LAST_POLL_SECS = 0.1
 class StoreClient(abc.ABC):
     """One rank's connection to the store; used by one thread at a time, but for `wake`.
 
-    Keys and values are short text and bytes. Operations of one client take effect in the order in
-    which they were called. Each raises `StoreLostError` when the store does not answer within
-    `answer_secs`, or by `answer_by`: `answer_deadline` returns which comes first.
+    A subclass calls ``super().__init__()``, once it has all that `close_in_child` needs.
+
+    Keys are short text, values short bytes; both are the engine's own business. ``keys`` is never
+    empty. Operations of one client take effect in the order in which they were called. Each raises
+    `StoreLostError` when the store does not answer within `answer_secs`, or by `answer_by`:
+    `answer_deadline` returns which comes first.
+
+    *Interruption.* A signal handler may raise (Ctrl-C does) in the midst of any call, and the next
+    one may follow. An answer that was left unread must never be taken for that to the next
+    question: drop it before asking again, or close the connection and raise `StoreLostError` from
+    then on.
+
+    *Failure.* Where a request or its answer is lost in a network, or a call is interrupted, nobody
+    can know whether the store has done what was asked. Two things must hold nevertheless:
+
+    * A record may stand in a log twice, and the engine counts it once. So a client may send
+      `append` again, as `read`, `write` and `remove`, and `create` with a value that no other has.
+      Part of a record must never stand there.
+    * A rank may be counted at a release signal once at most. A client that does not know whether
+      it has been counted raises `StoreLostError`; it does not count again.
     """
 
     answer_secs: float = ANSWER_SECS
-    """How long the store may take to answer, in seconds; the engine sets it."""
+    """How long the store may take to answer, in seconds; the engine sets it. While a rank joins,
+    the backend's `StoreAccess.open` may have set it to more."""
     incarnation: tuple[str, bytes] | None = None
     """A key and the value that it has for as long as the store forgets nothing; the engine sets it
     once the rank has joined. A client that connects anew by itself calls `check_incarnation` before
@@ -54,7 +72,7 @@ class StoreClient(abc.ABC):
     a client that is told how long an answer is raises `StoreLostError` before it reads that."""
 
     def __init__(self) -> None:
-        self._wake_up = WakeUp()
+        self._wake_up: WakeUp = WakeUp()
         self._waits_for = ("", 0)
         after_fork(self.close_in_child)
 
@@ -84,25 +102,50 @@ class StoreClient(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Close the connection. Never raises."""
+        """Close the connection. Never raises; a second time does nothing.
+
+        A client that has a `wake_descriptor` calls ``super().close()``.
+        """
+        self._wake_up.close()
 
     def close_in_child(self) -> None:
         """In a forked child: close its copies of descriptors, and say nothing to the store.
 
         The connection is the parent's: it must end with the parent, whatever the child does. By
-        default, this is `close`; where that tells the store something, override this.
+        default, this is `close`; where that tells the store something, or takes a lock (as a
+        buffered file does), which another thread may have held at the fork, override this.
         """
         self.close()
 
+    def renew(self, keys: Sequence[str]) -> None:  # noqa: B027 - most stores drop nothing
+        """Keep keys for longer, in a store that drops those that are old; by default, nothing.
+
+        For stores with a time to live, or leases, so that a job that is killed leaves nothing
+        behind. Called at every heartbeat with all that this rank needs, the keys of a round that it
+        waits in included; one that is missing is no error. So a key may be dropped that was
+        neither written nor renewed for much longer than ``heartbeat_secs``, and no sooner: a key
+        that several ranks need must not go with the rank that has created it. Without heartbeats
+        nothing is renewed, and nothing may be dropped. No operation is told how long a rank will
+        wait, as a long wait is renewed.
+        """
+
     def address(self) -> str | None:
-        """Return this host's address as other ranks reach it; None where that is not known."""
+        """Return this host's address as other ranks reach it; None where that is not known.
+
+        With heartbeats (``heartbeat_secs`` is not 0) and an address, a rank opens its liveness port
+        there: from a connection to it, ranks of other machines hear that the rank has died. Without
+        either, only ranks of the same machine do, and others find it missing when their time is up.
+        The address of this end of the client's own connection is most often the right one.
+        """
         return None
 
     def arrive(self, series: Series, number: int) -> None:
         """Append the rank's record to a round's log, then count it in; do not wait.
 
         The release signal comes when ``series.world_size`` ranks have been counted in since its key
-        was last removed. `Series.keys` tells the keys of both.
+        was last removed. `Series.keys` tells the keys of both. Append before counting, in one
+        request or two that the store handles in this order. Take the record as it is, and count one
+        for each call, whatever it holds: it may come to stand for several ranks.
         """
         log = series.keys(number).log
         self._waits_for = (log, series.world_size)
@@ -156,7 +199,9 @@ class StoreClient(abc.ABC):
         """Stop waiting. True when the release signal had come.
 
         When it returns, the store has processed the `arrive` of this client: nothing of it can take
-        effect later. The protocol's safety rests on that.
+        effect later. The protocol's safety rests on that. Where `arrive` was interrupted, it may
+        have been sent, in part or not at all, so the same holds; False is then always right, as
+        the log decides. A client that cannot tell raises `StoreLostError`.
         """
         return False
 
@@ -171,8 +216,23 @@ class StoreClient(abc.ABC):
         return
 
     def wake(self) -> None:
-        """Make a `wait` under way, or else the next one, return. Any thread may call it."""
+        """Make a `wait` under way, or else the next one, return.
+
+        Any thread may call it, and a signal handler in the midst of any other call.
+        """
         self._wake_up.call()
+
+    def wake_descriptor(self) -> int:
+        """Return a descriptor that can be read from after a `wake`, for a `wait` that polls.
+
+        Call it in the constructor. A `wait` that was woken calls `take_back_wakes`.
+        """
+        self._wake_up = pollable = PollableWakeUp()
+        return pollable.descriptor()
+
+    def take_back_wakes(self) -> None:
+        """Have the next `wait` end by nothing but a new `wake`."""
+        self._wake_up.clear()
 
 
 Connect = Callable[[], StoreClient]
@@ -214,8 +274,9 @@ class StoreAccess:
 
     Args:
         name: What messages call the store, such as ``TCP store at 10.0.0.1:29511``.
-        connect: Opens a connection; called twice for each barrier, for the caller's thread and for
-            the watcher's.
+        connect: Opens a connection. Called twice for each barrier, for the caller's thread and for
+            the watcher's, on either thread; again where the watcher's connection was lost, and for
+            each `StoreBarrier.gather`. It may take as long as an answer may.
     """
 
     hosts_store = False

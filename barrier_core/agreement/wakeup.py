@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import suppress
 
@@ -44,3 +45,40 @@ class WakeUp:
     def clear(self) -> None:
         """Take back all calls there are."""
         self._no_call.acquire(blocking=False)
+
+    def close(self) -> None:
+        """Give back what the system has lent for it. A call does nothing any more."""
+
+
+class PollableWakeUp(WakeUp):
+    """One that a wait in ``poll`` hears of: its descriptor can be read while there is a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+
+    def descriptor(self) -> int:
+        """Return what to poll, for reading."""
+        return self._reader
+
+    def call(self) -> None:
+        """See `WakeUp`."""
+        super().call()
+        with suppress(OSError):  # closed, or so full that the wait ends anyway
+            os.write(self._writer, b"w")
+
+    def clear(self) -> None:
+        """See `WakeUp`."""
+        with suppress(OSError):
+            os.read(self._reader, 4096)
+        super().clear()
+
+    def close(self) -> None:
+        """See `WakeUp`. A second time does nothing."""
+        descriptors = self._reader, self._writer
+        self._reader = self._writer = -1
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)

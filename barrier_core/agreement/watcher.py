@@ -305,6 +305,9 @@ class Watcher:
         if due:
             self._next_beat = now + self._heartbeat_secs
             self._failure_detector.keep_watch(client)
+            slow = self._slow
+            of_round = [] if slow is None else [slow.keys.log, slow.keys.release]
+            client.renew([*self._keys.needed_by(self._rank), *of_round])
             reason = None if self._has_posted else self._ask(client, None)
             if reason is not None:
                 self._has_posted = True
@@ -349,7 +352,7 @@ class Watcher:
 
     def _look(self, client: StoreClient, slow: SlowRound) -> Reason | None:
         """Look who is missing from the round's log, and whether they live."""
-        log = parse(client.read([slow.log])[0] or b"", self._world_size)
+        log = parse(client.read([slow.keys.log])[0] or b"", self._world_size)
         slow.arrived = [arrival.rank for arrival in log.arrivals]
         reason = evidence_in_log(log, self._rank, self._world_size, slow.number)
         if reason is not None or self._rank not in slow.arrived:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.util
 import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from barrier_core.contract import Barrier
@@ -29,11 +29,13 @@ class RankSpec:
     """What backends call ``generation``."""
     timeout_secs: float = TEST_TIMEOUT_SECS
     warn_after_secs: float | None = None
+    job_id: str | None = None
+    """What backends call ``job_id``."""
 
     @property
     def key(self) -> str:
         """Where a rank keeps this barrier."""
-        return f"{self.name} {self.generation}"
+        return f"{self.name} {self.generation} {self.job_id}"
 
 
 MakeBarrier = Callable[[RankSpec], Barrier]
@@ -43,8 +45,8 @@ MakeBarrier = Callable[[RankSpec], Barrier]
 class Factory:
     """A `MakeBarrier` on its way to a rank.
 
-    A test module need not be importable by its name in a fresh process: it is then loaded from its
-    file, before the function in it is unpickled.
+    A test module need not be importable by its name in a fresh process: where its file is, or its
+    package, is then searched as well.
     """
 
     def __init__(self, make: MakeBarrier) -> None:
@@ -64,11 +66,8 @@ class Factory:
         except ImportError:
             if self._file is None:
                 raise
-            spec = importlib.util.spec_from_file_location(self._module, self._file)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[self._module] = module
-            spec.loader.exec_module(module)
+            # What holds the module, or the outermost package that it is in.
+            sys.path.append(str(Path(self._file).resolve().parents[self._module.count(".")]))
+            importlib.import_module(self._module)
         make: MakeBarrier = pickle.loads(self._pickled)
         return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import pickle
 import subprocess
@@ -258,21 +259,26 @@ def make(suffix: str, spec: RankSpec) -> Any:
     return SimpleNamespace(name=spec.name + suffix)
 
 
-def test_a_factory_whose_module_cannot_be_imported_is_loaded_from_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["elsewhere", "far_away.elsewhere"])
+def test_a_factory_whose_module_cannot_be_imported_is_looked_for_where_its_file_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "elsewhere.py").write_text("def make(spec):\n    return spec.name\n")
+    path = tmp_path / f"{name.replace('.', '/')}.py"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("def make(spec):\n    return spec.name\n")
     monkeypatch.syspath_prepend(tmp_path)
-    import elsewhere  # type: ignore[import-not-found]
-
+    elsewhere = importlib.import_module(name)
     factory = pickle.loads(pickle.dumps(Factory(functools.partial(elsewhere.make))))
     monkeypatch.undo()
-    del sys.modules["elsewhere"]
+    for each in (name, "far_away"):
+        sys.modules.pop(each, None)
+    monkeypatch.setattr(sys, "path", list(sys.path))
 
     made: object = factory.load()(RankSpec(0, 1, "there"))
 
     assert made == "there"
-    del sys.modules["elsewhere"]
+    for each in (name, "far_away"):
+        sys.modules.pop(each, None)
 
 
 def test_a_factory_that_can_be_imported_is_not_loaded_again() -> None:

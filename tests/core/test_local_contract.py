@@ -19,6 +19,7 @@ def make(spec: RankSpec) -> LocalBarrier:
         generation=spec.generation,
         timeout_secs=spec.timeout_secs,
         warn_after_secs=spec.warn_after_secs,
+        job_id=spec.job_id,
     )
 
 
@@ -33,3 +34,7 @@ class TestLocal(BarrierContract):
     @pytest.fixture
     def count_keys(self) -> Callable[[], int]:
         return lambda: len(local.STORE.values)
+
+    @pytest.fixture
+    def empty_store(self) -> Callable[[], None]:
+        return local.STORE.values.clear

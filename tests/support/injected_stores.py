@@ -105,6 +105,7 @@ class InjectedClient(LocalClient):
             super().append(key, record)
 
     def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        assert keys
         with self._access.injecting("read", *keys):
             return super().read(keys)
 
@@ -118,8 +119,13 @@ class InjectedClient(LocalClient):
 
     def remove(self, keys: Iterable[str]) -> None:
         keys = list(keys)
+        assert keys
         with self._access.injecting("remove", *keys):
             super().remove(keys)
+
+    def renew(self, keys: Sequence[str]) -> None:
+        with self._access.injecting("renew", *keys):
+            super().renew(keys)
 
     def wait(self, timeout_secs: float) -> bool:
         with self._access.injecting("wait"):

@@ -1,4 +1,4 @@
-"""Six backends that are wrong on purpose, and the conformance suite for each.
+"""Backends of threads that are wrong on purpose, and the conformance suite for each.
 
 The file's name keeps pytest from collecting it by itself: `test_wrong_on_purpose.py` runs it.
 """
@@ -10,10 +10,11 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
+from msgspec.structs import replace as replace_field
 
 from barrier_core.agreement.barrier import StoreBarrier
 from barrier_core.agreement.keys import Series
-from barrier_core.agreement.round_log import arrival_record, parse
+from barrier_core.agreement.round_log import arrival_record, parse, passed
 from barrier_core.agreement.store import StoreAccess
 from barrier_core.backends.local import STORE, LocalBarrier, LocalClient
 from barrier_core.capability import Capability
@@ -25,6 +26,7 @@ from barrier_core.options import (
     Generation,
     GlobalRank,
     GlobalWorldSize,
+    JobId,
     TimeoutSecs,
     WarnAfterSecs,
 )
@@ -46,6 +48,7 @@ class _OnWrongClient(StoreBarrier):
         generation: Generation = None,
         timeout_secs: TimeoutSecs = DEFAULT_TIMEOUT_SECS,
         warn_after_secs: WarnAfterSecs = DEFAULT_WARN_AFTER_SECS,
+        job_id: JobId = None,
     ) -> None:
         super().__init__(
             global_rank,
@@ -57,6 +60,7 @@ class _OnWrongClient(StoreBarrier):
             warn_after_secs=warn_after_secs,
             heartbeat_secs=0.0,
             progress_extends_deadline=False,
+            job_id=job_id,
         )
 
 
@@ -147,6 +151,47 @@ class NamesTheWrongRank(LocalBarrier):
             raise failure(replace(error.verdict, missing=tuple(missing))) from None
 
 
+class _TrustingClient(LocalClient):
+    """Takes a missing log for one that nobody has come to yet."""
+
+    def wait(self, timeout_secs: float) -> bool:
+        log, world_size = self._waits_for
+        with STORE.lock:
+            STORE.changed.wait_for(
+                lambda: passed(STORE.values.get(log, b""), world_size) or self._wake_up.called(),
+                timeout_secs,
+            )
+            self._wake_up.clear()
+            return passed(STORE.values.get(log, b""), world_size)
+
+
+class PassesInAnEmptiedStore(_OnWrongClient):
+    """Does not look whether its store is still the one that it has joined."""
+
+    client = _TrustingClient
+
+
+class AbortsAlone(LocalBarrier):
+    """Tells nobody that a rank has aborted."""
+
+    def _abort(self, reason: str, round: int | None = None) -> None:
+        pass
+
+
+class _TaglessClient(LocalClient):
+    """Leaves the tag out of a rank's record."""
+
+    def arrive(self, series: Series, number: int) -> None:
+        (arrival,) = parse(series.record).arrivals
+        super().arrive(replace_field(series, record=arrival_record(arrival.rank, "")), number)
+
+
+class LetsAllTagsPass(_OnWrongClient):
+    """Takes a tag for a remark."""
+
+    client = _TaglessClient
+
+
 class _Contract(BarrierContract):
     ranks_are = "threads"
     patience_secs = 3.0
@@ -162,6 +207,7 @@ class _Contract(BarrierContract):
                 generation=spec.generation,
                 timeout_secs=spec.timeout_secs,
                 warn_after_secs=spec.warn_after_secs,
+                job_id=spec.job_id,
             )
 
         return make
@@ -169,6 +215,10 @@ class _Contract(BarrierContract):
     @pytest.fixture
     def count_keys(self) -> Callable[[], int]:
         return lambda: len(STORE.values)
+
+    @pytest.fixture
+    def empty_store(self) -> Callable[[], None]:
+        return STORE.values.clear
 
 
 class TestReleasesEarly(_Contract):
@@ -193,3 +243,15 @@ class TestLeaksKeys(_Contract):
 
 class TestNamesTheWrongRank(_Contract):
     backend = NamesTheWrongRank
+
+
+class TestPassesInAnEmptiedStore(_Contract):
+    backend = PassesInAnEmptiedStore
+
+
+class TestAbortsAlone(_Contract):
+    backend = AbortsAlone
+
+
+class TestLetsAllTagsPass(_Contract):
+    backend = LetsAllTagsPass

@@ -31,6 +31,7 @@ from barrier_core.testing.conformance.members import MemberTests
 from barrier_core.testing.conformance.messages import MessageTests
 from barrier_core.testing.conformance.observers import ObserverTests
 from barrier_core.testing.conformance.safety import SafetyTests
+from barrier_core.testing.conformance.signals import SignalTests
 from barrier_core.testing.conformance.state import StateTests
 from barrier_core.testing.conformance.usage import UsageTests
 from barrier_core.testing.conformance.verdicts import VerdictTests
@@ -44,6 +45,7 @@ class BarrierContract(
     ObserverTests,
     UsageTests,
     StateTests,
+    SignalTests,
     ForkTests,
     MemberTests,
     MessageTests,

@@ -72,6 +72,16 @@ class ForkTests(Suite):
 
     @needs(Capability.LIVENESS)
     @processes_only
+    def test_a_forked_child_keeps_no_connection_open(self, job: Job) -> None:
+        """A connection ends with its rank, as those at its other end take its end for a death."""
+        before = job.ranks.run(0, rank_forks.sockets_in_child)
+        job.join()
+        job.pass_through(job.arrive())
+        kept = job.ranks.run(0, rank_forks.sockets_in_child) - before
+        job.check(not kept, f"a forked child has {len(kept)} sockets of its parent's barrier open")
+
+    @needs(Capability.LIVENESS)
+    @processes_only
     def test_a_killed_rank_is_dead_although_its_child_lives(self, job: Job) -> None:
         """A rank whose process dies is called dead, whatever its forked children do."""
         job.join()

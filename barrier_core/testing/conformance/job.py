@@ -77,9 +77,9 @@ class Job:
             **{"rank": rank, "world_size": self._world_size, "name": self.name, **changes}
         )
 
-    def key(self, name: str | None = None, generation: str = "0") -> str:
+    def key(self, name: str | None = None, **changes: Any) -> str:
         """Return where the ranks keep a barrier."""
-        return self.spec(0, name=name or self.name, generation=generation).key
+        return self.spec(0, name=name or self.name, **changes).key
 
     def start_join(self, worker: int, spec: RankSpec) -> Call[tuple[str, int, type]]:
         """Have a worker begin to make a barrier."""

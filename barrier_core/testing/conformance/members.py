@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from barrier_core.capability import Capability
 from barrier_core.errors import RankConflictError
 from barrier_core.testing.conformance import rank_side
@@ -20,13 +22,31 @@ class MemberTests(Suite):
     def test_a_killed_rank_breaks_the_round(self, job: Job) -> None:
         """A rank whose process dies breaks the round at once, and is called dead."""
         job.join()
-        arrivals = job.arrive(job.but_last)
+        self._check_found_dead(job)
+
+    @needs(Capability.LIVENESS, Capability.TIMEOUT)
+    @processes_only
+    def test_a_rank_killed_on_another_machine_breaks_the_round(self, job: Job) -> None:
+        """A rank is called dead also where its pid means nothing to the other ranks.
+
+        What is reported of a process must come over the network: the last rank says that it runs on
+        another machine. A backend for one machine leaves this out.
+        """
+        job.join(job.but_last)
+        call = job.ranks.start(job.last, rank_side.join_elsewhere, job.factory, job.spec(job.last))
+        error = job.error_of(job.last, call, "making its barrier")
+        if error is not None:
+            job.violated(f"rank {job.last}, on another machine, could not join", error)
+        self._check_found_dead(job)
+
+    def _check_found_dead(self, job: Job) -> None:
+        arrivals = job.arrive(job.but_last, timeout_secs=self.patience_secs / 2)
         _processes(job).kill(job.last)
         for rank, verdict in job.verdicts(arrivals).items():
-            dead = [status.rank for status in verdict.missing if status.state == "dead"]
+            states = {status.rank: status.state for status in verdict.missing}
             job.check(
-                (verdict.kind, dead) == ("dead", [job.last]),
-                f"rank {rank} was told {verdict.kind}, and that the dead are {dead}",
+                (verdict.kind, states) == ("dead", {job.last: "dead"}),
+                f"rank {rank} was told {verdict.kind}, and of the missing ranks {states}",
             )
 
     @needs(Capability.LIVENESS, Capability.TIMEOUT)
@@ -79,6 +99,28 @@ class MemberTests(Suite):
         arrivals |= job.arrive([job.last], timeout_secs=SHORT_SECS, key=job.key(other))
         job.verdicts(arrivals)
 
+    @needs(Capability.GENERATIONS, Capability.TIMEOUT)
+    def test_two_jobs_never_meet(self, job: Job) -> None:
+        """Jobs with different ids pass only with their own ranks, whatever else they share."""
+        first = self.world_size // 2
+        workers = {"a": job.everyone[:first], "b": job.everyone[first:]}
+        for job_id, members in workers.items():
+            for rank, worker in enumerate(members):
+                spec = job.spec(rank, world_size=len(members), job_id=job_id)
+                error = job.join_error(worker, spec)
+                if error is not None:
+                    job.violated(f"rank {rank} of job {job_id!r} could not join", error)
+        keys = {job_id: job.key(job_id=job_id) for job_id in workers}
+        if job.ranks.run(0, rank_side.job_id, keys["a"]) != "a":
+            pytest.skip("not checked: make_barrier does not pass job_id on")
+        arrivals = {name: job.arrive(workers[name], rounds=3, key=keys[name]) for name in workers}
+        for each in arrivals.values():
+            job.pass_through(each)
+        alone = job.arrive(workers["b"][1:], timeout_secs=SHORT_SECS, key=keys["b"])
+        others = job.arrive(workers["a"], key=keys["a"])
+        job.pass_through(others)
+        job.verdicts(alone)
+
     @needs(Capability.GENERATIONS)
     def test_a_rank_that_is_taken_is_refused(self, job: Job) -> None:
         """Of two that claim one rank, one is told so, and says it to the others."""
@@ -99,8 +141,12 @@ class MemberTests(Suite):
     @needs(Capability.GENERATIONS)
     @processes_only
     def test_a_rank_that_comes_back_alone_is_refused(self, job: Job) -> None:
-        """A rank that was started again, without the others, must not corrupt the count."""
+        """A rank that was started again, without the others, must not corrupt the count.
+
+        Once it has been in a round, that is: before, a backend may let it join again.
+        """
         job.join()
+        job.pass_through(job.arrive())
         _processes(job).replace(job.last)
         error = job.join_error(job.last, job.spec(job.last))
         if not isinstance(error, RankConflictError):

@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 from barrier_core.errors import BarrierUsageError
 from barrier_core.testing.conformance.rank_side import Visit, _open, _watched
@@ -15,6 +16,7 @@ from barrier_core.testing.rank_spec import TEST_TIMEOUT_SECS
 
 DID_IT, REFUSED = 0, 3
 """Exit codes of a child: what it called has returned, or raised a `BarrierUsageError`."""
+_DESCRIPTORS = "/proc/self/fd"
 
 
 def _in_child(action: Callable[[], object]) -> int:
@@ -105,3 +107,20 @@ def fork_a_child_that_stays(worker: int, key: str) -> int:
         time.sleep(TEST_TIMEOUT_SECS)  # unless it is killed before
         os._exit(0)
     return child
+
+
+def sockets_in_child(worker: int) -> set[str]:
+    """Return the sockets that a forked child has open; none where the system does not list them."""
+    reader, writer = os.pipe()
+
+    def tell() -> None:
+        names = []
+        for descriptor in os.listdir(_DESCRIPTORS) if os.path.isdir(_DESCRIPTORS) else ():
+            with suppress(OSError):  # that of the listing itself
+                names.append(os.readlink(f"{_DESCRIPTORS}/{descriptor}"))
+        os.write(writer, " ".join(name for name in names if name.startswith("socket:")).encode())
+
+    with open(reader, "rb") as told:
+        _in_child(tell)
+        os.close(writer)
+        return set(told.read().decode().split())

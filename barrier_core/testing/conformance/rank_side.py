@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
+from unittest import mock
 
 from barrier_core.contract import Barrier
 from barrier_core.hooks import hookimpl, plugin_manager
 from barrier_core.testing.rank_spec import TEST_TIMEOUT_SECS, Factory, MakeBarrier, RankSpec
+from barrier_core.testing.ranks import wait_until
+from barrier_core.testing.signal_injection import abort_in_rounds, raise_in_rounds
 from barrier_core.verdict import RankStatus
 
-_SETTLE_SECS = 0.1
+SETTLE_SECS = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,47 @@ _recorders: dict[tuple[int, str], Recorder] = {}
 
 def join(worker: int, factory: Factory | MakeBarrier, spec: RankSpec) -> tuple[str, int, type]:
     """Make the barrier and keep it; return this rank's host, pid and the barrier's class."""
-    make = factory.load() if isinstance(factory, Factory) else factory
-    barrier = _open[worker, spec.key] = make(spec)
+    barrier = _open[worker, spec.key] = _loaded(factory)(spec)
     return barrier.rank_info.host, os.getpid(), type(barrier)
+
+
+def _loaded(factory: Factory | MakeBarrier) -> MakeBarrier:
+    return factory.load() if isinstance(factory, Factory) else factory
+
+
+def join_elsewhere(worker: int, factory: Factory | MakeBarrier, spec: RankSpec) -> None:
+    """Make the barrier as a process of another machine would: its pid says nothing to the others.
+
+    Returns once another rank is connected to this one, unless the backend looks after no others.
+    """
+    with mock.patch("barrier_core.agreement.membership.machine_id", return_value="another"):
+        join(worker, factory, spec)
+    port = getattr(_open[worker, spec.key], "_liveness_port", None)
+    if port is not None:
+        wait_until(
+            lambda: any(port.seen(token) == "open" for token in port.watched()),
+            "another rank is connected to this one's liveness port",
+        )
+
+
+def job_id(worker: int, key: str) -> object:
+    """Return the id of the job that the barrier was made for."""
+    return getattr(_open[worker, key], "job_id", None)
+
+
+def go_through_signals(
+    worker: int, factory: Factory | MakeBarrier, spec: RankSpec, raises: bool, times: int
+) -> None:
+    """Go through barriers alone, while signal handlers raise or abort."""
+    make, numbers = _loaded(factory), itertools.count()
+
+    def make_next() -> Barrier:
+        return make(replace(spec, name=f"{spec.name}-{next(numbers)}"))
+
+    if raises:
+        raise_in_rounds(make_next, times, may_lose_store=True)
+    else:
+        abort_in_rounds(make_next, times)
 
 
 def limits(worker: int, key: str) -> tuple[float, float | None]:
@@ -155,7 +197,7 @@ def visit_until_interrupted(worker: int, key: str, timeout_secs: float | None) -
 
     def press() -> None:
         entrance.wait()
-        time.sleep(_SETTLE_SECS)  # nothing tells of an unknown backend that it has begun to wait
+        time.sleep(SETTLE_SECS)  # nothing tells of an unknown backend that it has begun to wait
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press, daemon=True).start()

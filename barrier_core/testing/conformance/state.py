@@ -1,23 +1,27 @@
-"""Standard tests of what is left in the store."""
+"""Standard tests of the store: what is left in it, for how long, and what if it forgets."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 
 from barrier_core.capability import Capability
+from barrier_core.testing.conformance import rank_side
 from barrier_core.testing.conformance.job import Job
+from barrier_core.testing.conformance.rank_side import SETTLE_SECS
 from barrier_core.testing.conformance.suite import Suite, needs
 from barrier_core.testing.rank_processes import wait_until
+from barrier_core.testing.rank_spec import TEST_TIMEOUT_SECS
 
 _MANY_ROUNDS = 400
 """Between two counts of keys. A store that leaks keeps one key per round at least."""
 
 
 class StateTests(Suite):
-    """The store does not fill up."""
+    """The store does not fill up; it forgets nothing that is needed, or is lost."""
 
     # Bounded state.
 
@@ -61,3 +65,36 @@ class StateTests(Suite):
             wait_until(lambda: growth() < too_many, "keys are removed", min(self.patience_secs, 5))
             return
         job.violated(f"{what} have left {growth()} keys more than there were before ({before})")
+
+    # A store that forgets.
+
+    @needs(Capability.TIMEOUT)
+    def test_a_barrier_outlives_its_own_time_limit(self, job: Job) -> None:
+        """A barrier works after a pause, and in a wait, of several times its ``timeout_secs``."""
+        limit_secs = 0.1
+        job.join(timeout_secs=limit_secs)
+        job.pass_through(job.arrive(timeout_secs=TEST_TIMEOUT_SECS))
+        early = job.arrive(job.but_last, timeout_secs=TEST_TIMEOUT_SECS)
+        late = job.start(job.last, rank_side.visit, [5 * limit_secs], TEST_TIMEOUT_SECS, "")
+        job.pass_through(early | {job.last: late})
+
+    @needs(Capability.ONE_VERDICT)
+    @pytest.mark.parametrize("when", ["between rounds", "while ranks wait"])
+    def test_a_store_that_is_emptied_is_lost(
+        self, job: Job, empty_store: Callable[[], object] | None, when: str
+    ) -> None:
+        """In a store that has forgotten the barrier no round passes, and nobody is blamed."""
+        if empty_store is None:
+            pytest.skip(
+                "not checked: there is no fixture empty_store, which returns a function that has "
+                "the store lose all it holds"
+            )
+        job.join()
+        job.pass_through(job.arrive())
+        waiting = job.arrive(job.but_last) if when == "while ranks wait" else {}
+        if waiting:
+            time.sleep(SETTLE_SECS)  # nothing tells of an unknown backend that it waits
+        empty_store()
+        arrivals = waiting | job.arrive([rank for rank in job.everyone if rank not in waiting])
+        for rank, verdict in job.verdicts(arrivals).items():
+            job.check(verdict.kind == "store", f"rank {rank} was told {verdict}, not a lost store")

@@ -70,6 +70,14 @@ class Suite:
         """What counts the keys of the store; None where there is nothing to count."""
         return None
 
+    @pytest.fixture
+    def empty_store(self) -> Callable[[], object] | None:
+        """What has the store lose all it holds, as a server does that is started anew.
+
+        ``FLUSHALL`` in Redis, removing what a folder holds; None where there is no store.
+        """
+        return None
+
     # What the tests use.
 
     @pytest.fixture(autouse=True)

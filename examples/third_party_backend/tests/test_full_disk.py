@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from barrier_file import FileBarrier, FileClient
 
-from barrier_core import BarrierConnectionError
-from barrier_core.agreement.foreign import StoreLostError
+from barrier_core.plugin_api import BarrierConnectionError, StoreLostError
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

@@ -108,19 +108,17 @@ class TCPStoreClient(StoreClient):
         # For the `recv` of `wait_briefly`. Requests go out by `os.write`, which would otherwise
         # ask first, each time, whether there is room for them.
         self._socket.settimeout(BRIEF_SECS)
+        super().__init__()  # now that all is there that `close_in_child` needs
         try:
-            self._wake_reader, self._wake_writer = os.pipe()
+            self._wakes = self.wake_descriptor()
         except OSError as error:
             self._socket.close()
             raise StoreNotTriedError(exhausted(error) or str(error)) from None
-        os.set_blocking(self._wake_reader, False)
-        os.set_blocking(self._wake_writer, False)
         self._answers = select.poll()
         self._answers.register(self._socket, select.POLLIN)
         self._answers_and_wakes = select.poll()
         self._answers_and_wakes.register(self._socket, select.POLLIN)
-        self._answers_and_wakes.register(self._wake_reader, select.POLLIN)
-        super().__init__()  # now that all is there that `close_in_child` needs
+        self._answers_and_wakes.register(self._wakes, select.POLLIN)
         try:
             self._shake_hands()
         except StoreLostError as error:
@@ -217,8 +215,8 @@ class TCPStoreClient(StoreClient):
         ready = self._answers_and_wakes.poll(min(timeout_secs * 1000 + 1, _LONGEST_POLL_MS))
         if not ready:
             return False
-        if ready[0][0] == self._wake_reader and len(ready) == 1:
-            os.read(self._wake_reader, 4096)
+        if ready[0][0] == self._wakes and len(ready) == 1:
+            self.take_back_wakes()
             return False
         self._receive(1)
         self._counted_in = False
@@ -248,22 +246,13 @@ class TCPStoreClient(StoreClient):
         with suppress(OSError):  # there is no connection any more, or it takes nothing
             os.write(self._abandoned, removal + _APPEND + self._key(keys.log) + _text(record))
 
-    def wake(self) -> None:
-        """See `StoreClient`."""
-        super().wake()
-        with suppress(OSError):  # closed, or so full that the wait is woken anyway
-            os.write(self._wake_writer, b"w")
-
     def close(self) -> None:
         """See `StoreClient`."""
         self._socket.close()
         if self._abandoned >= 0:
             os.close(self._abandoned)
             self._abandoned = -1
-        if self._wake_writer >= 0:
-            os.close(self._wake_reader)
-            os.close(self._wake_writer)
-            self._wake_reader = self._wake_writer = -1
+        super().close()
 
     def address(self) -> str | None:
         """See `StoreClient`."""

@@ -39,6 +39,11 @@ class StoreProcess:
         self.processes.run(0, serve_store, port, use_libuv)
         return port
 
+    def restart(self, port: int) -> None:
+        """End torch's default server, and start an empty one at its port."""
+        self.end(port)
+        self.processes.run(0, serve_store, port, True)
+
     def end(self, port: int) -> None:
         """End a server."""
         self.processes.run(0, end_server, port)

@@ -15,7 +15,12 @@ from plugins.tcp_store.tests.rank_functions import Job
 
 def make(port: int, spec: RankSpec) -> TCPStoreBarrier:
     job = Job(spec.name, spec.world_size, agent_port=port, generation=spec.generation)
-    return job.make(spec.rank, timeout_secs=spec.timeout_secs, warn_after_secs=spec.warn_after_secs)
+    return job.make(
+        spec.rank,
+        timeout_secs=spec.timeout_secs,
+        warn_after_secs=spec.warn_after_secs,
+        job_id=spec.job_id,
+    )
 
 
 class TestTCPStore(BarrierContract):
@@ -29,3 +34,7 @@ class TestTCPStore(BarrierContract):
     @pytest.fixture
     def count_keys(self, store_process: StoreProcess, libuv_port: int) -> Callable[[], int]:
         return lambda: store_process.count_keys(libuv_port)
+
+    @pytest.fixture
+    def empty_store(self, store_process: StoreProcess, libuv_port: int) -> Callable[[], None]:
+        return lambda: store_process.restart(libuv_port)

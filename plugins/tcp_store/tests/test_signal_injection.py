@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from barrier_core import Barrier
 from barrier_core.testing.rank_processes import RankProcesses
+from barrier_core.testing.signal_injection import abort_in_rounds, raise_in_rounds
 from barrier_tcp_store import TCPStoreBarrier
 from plugins.tcp_store.tests.rank_functions import Job
-from tests.support.signal_injection import abort_in_rounds, raise_in_rounds
 
 SIGNALS = 250
 

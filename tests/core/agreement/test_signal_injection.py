@@ -8,7 +8,7 @@ import pytest
 
 from barrier_core import Barrier
 from barrier_core.backends.local import LocalBarrier
-from tests.support.signal_injection import (
+from barrier_core.testing.signal_injection import (
     SignalInjector,
     abort_in_rounds,
     raise_in_rounds,
