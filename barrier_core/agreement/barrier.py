@@ -40,6 +40,9 @@ _ABORT_PATIENCE_SECS = 1.0
 """How long `abort` waits for the thread that is in a round to end it."""
 _ABORT_POLL_SECS = 0.005
 _STOP_SECS = 1.0
+_SLOW_ENTRY_SECS = 0.5
+"""From so many seconds on, the time that the first question takes is taken off the limit."""
+_SHORTEST_WAIT_SECS = 0.01
 
 
 class StoreBarrier(Barrier):
@@ -116,9 +119,10 @@ class StoreBarrier(Barrier):
         self._store = store
         self._linger_secs = check_seconds("linger_secs", linger_secs, zero=True)
         waits_for = f"no answer from the {store.name}"
-        with SettingUp(
+        setting_up = SettingUp(
             global_rank, barrier_prefix, self.warn_after_secs, store.set_up_secs, waits_for
-        ) as setting_up:
+        )
+        with setting_up:
             joined = join_barrier(
                 store,
                 self.rank_info,
@@ -172,9 +176,11 @@ class StoreBarrier(Barrier):
             finished=FinishedRounds(self._watcher.remove) if global_rank == 0 else None,
             store_name=store.name,
             progress_extends_deadline=progress_extends_deadline,
-            enter=lambda: enter(self._client, self._keys, joined.me),
+            enter=lambda secs: enter(self._client, self._keys, joined.me, secs),
             renew=self._renew_client,
         )
+        self._has_entered = False
+        """Whether the store knows that this rank has been in a round."""
         self._slot.hold(self)
 
     def gather(self, value: str, timeout_secs: float | None = None, tag: str = "") -> list[str]:
@@ -225,6 +231,13 @@ class StoreBarrier(Barrier):
         return self._client
 
     def _wait(self, number: int, timeout_secs: float, tag: str) -> None:
+        if not self._has_entered:
+            started = time.monotonic()
+            self._rounds.enter(number, timeout_secs, tag)
+            self._has_entered = True
+            took = time.monotonic() - started
+            if took >= _SLOW_ENTRY_SECS:
+                timeout_secs = max(timeout_secs - took, _SHORTEST_WAIT_SECS)
         self._rounds.wait(number, timeout_secs, tag)
 
     def _post(self, posted: Posted) -> None:

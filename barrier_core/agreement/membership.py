@@ -221,15 +221,26 @@ def _take_over(client: StoreClient, keys: Keys, me: Member, other: Member) -> bo
     return is_free
 
 
-def enter(client: StoreClient, keys: Keys, me: Member) -> None:
+def enter(client: StoreClient, keys: Keys, me: Member, answer_secs: float) -> None:
     """Have the store know that a rank is about to arrive in its first round; see `_take_over`.
+
+    Args:
+        client: The connection on which it arrives.
+        keys: The barrier's keys.
+        me: The rank's record.
+        answer_secs: How long, in seconds, the store may take to answer.
 
     Raises:
         StoreLostError: The store was lost, or has forgotten the barrier.
     """
-    entered = msgspec.structs.replace(me, entered=True)
-    client.write(keys.member(me.rank), msgspec.json.encode(entered))
+    if keys.incarnation > 0:
+        return  # nobody may take over a rank there
+    usual, client.answer_secs = client.answer_secs, answer_secs
+    client.write(
+        keys.member(me.rank), msgspec.json.encode(msgspec.structs.replace(me, entered=True))
+    )
     client.check_incarnation()  # once this is answered, the store has the record
+    client.answer_secs = usual
 
 
 def note_left(client: StoreClient, keys: Keys, rank: int) -> set[int]:

@@ -35,13 +35,12 @@ from enum import Enum, auto
 from functools import partial
 from typing import NoReturn, cast
 
-import msgspec
-
 from barrier_core.agreement.cleanup import FinishedRounds
 from barrier_core.agreement.failure_detector import FailureDetector
 from barrier_core.agreement.foreign import StoreLostError
 from barrier_core.agreement.keys import Keys, Series
 from barrier_core.agreement.operations import Steps, run
+from barrier_core.agreement.overdue import Overdue
 from barrier_core.agreement.protocol import (
     Round,
     go_on_waiting,
@@ -53,12 +52,11 @@ from barrier_core.agreement.protocol import (
 )
 from barrier_core.agreement.reasons import Posted, Reason, StoreLost
 from barrier_core.agreement.round_log import Break, break_record
-from barrier_core.agreement.slow_round import SlowRound, report, report_silence
+from barrier_core.agreement.slow_round import SlowRound, report_silence, slow_round
 from barrier_core.agreement.store import ANSWER_SECS, BRIEF_SECS, StoreClient
 from barrier_core.agreement.watcher import Watcher
 from barrier_core.contract import Barrier
 from barrier_core.errors import BarrierError, describe_exception, failure
-from barrier_core.hooks import plugin_manager
 from barrier_core.options import LONGEST_WAIT_SECS
 from barrier_core.this_process import after_fork
 from barrier_core.verdict import RankStatus, Verdict
@@ -71,9 +69,6 @@ then the waiting thread reports, since the watcher waits for the store's answer.
 _STAGGER_ABOVE = 32  # ranks
 _STAGGER_SECS = 0.004  # per rank
 _MAX_STAGGER_SECS = 2.0
-
-_NO_TAG = "-" * 501
-"""Longer than a tag may be: that of the series before the first round."""
 
 Finish = Callable[[int, str, BarrierError | None, float], None]
 """See `Barrier._finish`."""
@@ -116,7 +111,8 @@ class Rounds:
             that do not see to that.
         store_name: What messages call the store.
         progress_extends_deadline: Count the hard limit from the late ranks' last progress.
-        enter: Called once, before the first arrival; see `membership.enter`.
+        enter: Called once, before the first arrival, with how many seconds the store may take; see
+            `membership.enter`.
         renew: Replaces the connection by a new one, for a rank that never arrives any more.
     """
 
@@ -134,7 +130,7 @@ class Rounds:
         finished: FinishedRounds | None,
         store_name: str,
         progress_extends_deadline: bool,
-        enter: Callable[[], None],
+        enter: Callable[[float], None],
         renew: Callable[[], StoreClient],
     ) -> None:
         self.client = client
@@ -157,10 +153,8 @@ class Rounds:
         self._started = 0.0
         """When the current round was entered, in monotonic seconds."""
         self._enter, self._renew = enter, renew
-        self._later_series = partial(keys.series, self._rank, self._world_size)
-        self._series_of: Callable[[str], Series] = self._first_series
-        """Returns what a round's tag needs, where it is not that of the round before."""
-        self._series = msgspec.structs.replace(self._later_series(""), tag=_NO_TAG)
+        self._series_of = partial(keys.series, self._rank, self._world_size)
+        self._series = self._series_of("")
         """What the current round's tag needs; most often the next one's, too."""
         self._slow: SlowRound | None = None
         self._limit_secs = math.inf
@@ -183,10 +177,10 @@ class Rounds:
         """
         self._started = time.monotonic()
         series = self._series
+        if tag != series.tag:
+            series = self._series = self._series_of(tag)
+        self._stage = _ENTERED
         try:
-            if tag != series.tag:
-                series = self._series = self._series_of(tag)
-            self._stage = _ENTERED
             if self._mailbox:
                 verdict = self._go_slowly(go_through, number, timeout_secs)
             else:
@@ -205,15 +199,10 @@ class Rounds:
         except StoreLostError as error:
             arrived = self._stage is _ARRIVED
             self._stage = _OUTSIDE
-            raise failure(self._note_loss(number, self._series, error, arrived)) from error
+            raise failure(self._note_loss(number, series, error, arrived)) from error
         except BaseException as interrupt:
-            if self._is_in_child:
-                raise
-            # Ctrl-C, or whatever a signal handler raises: this rank leaves, so the round is broken.
-            # By way of the mailbox: should this be interrupted as well, it is done again.
-            why = Break("abort", self._rank, describe_exception(interrupt))
-            self._mailbox.append(Posted(why, number))
-            self.settle_mailbox()
+            if not self._is_in_child:
+                self._leave_round(number, interrupt)
             raise
         self._stage = _OUTSIDE
         if verdict is not None:
@@ -222,20 +211,38 @@ class Rounds:
         if self._finished is not None:
             self._finished.add(number, series)
 
-    def _first_series(self, tag: str) -> Series:
-        """Return what the first round's tag needs, once the store knows that the rank enters it."""
-        series = self._series = self._later_series(tag)
+    def enter(self, number: int, timeout_secs: float, tag: str) -> None:
+        """Have the store know, before the first round, that the rank will be in it.
+
+        Raises:
+            BarrierFailedError: The store was lost.
+        """
+        self._started = time.monotonic()
+        series = self._series = self._series_of(tag)
         self._stage = _ENTERED
+        slow = slow_round(self._barrier, number, series, self._started)
         try:
-            self._enter()
-        except BaseException as error:
-            # An interrupted question ends its connection, and this rank is to tell the others why.
-            if not isinstance(error, StoreLostError) and not self._is_in_child:
+            with Overdue(next(iter(slow.report_after), None), partial(self._report_silence, slow)):
+                self._enter(timeout_secs + ANSWER_SECS)
+        except StoreLostError as error:
+            self._stage = _OUTSIDE
+            raise failure(self._note_loss(number, series, error, arrived=False)) from error
+        except BaseException as interrupt:
+            if not self._is_in_child:
+                # An interrupted question ends its connection. This rank is to tell the others why.
                 with suppress(StoreLostError):
                     self.client = self._renew()
+                self._leave_round(number, interrupt)
             raise
-        self._series_of = self._later_series
-        return series
+
+    def _leave_round(self, number: int, interrupt: BaseException) -> None:
+        """Break a round that this rank leaves by an exception: by Ctrl-C, or a signal handler's.
+
+        By way of the mailbox: should this be interrupted as well, it is done again.
+        """
+        why = Break("abort", self._rank, describe_exception(interrupt))
+        self._mailbox.append(Posted(why, number))
+        self.settle_mailbox()
 
     def settle_mailbox(self) -> None:
         """Act upon the first reason in the mailbox: it ends the current round, or else the next."""
@@ -250,7 +257,7 @@ class Rounds:
         # A round that was interrupted is still the current one. Any other is the next one.
         arrived = self._stage is _ARRIVED
         current = self._stage is not _OUTSIDE
-        series = self._series if current else self._later_series("")
+        series = self._series if current else self._series_of("")
         round_ = self._round(number, series)
         cause = None
         self.client.answer_by = time.monotonic() + ANSWER_SECS
@@ -278,9 +285,7 @@ class Rounds:
     def lose(self, error: StoreLostError) -> Verdict:
         """Note that the store was lost outside a round, which ends the next; return its verdict."""
         self._mailbox.append(Posted(StoreLost(str(error))))
-        return self._note_loss(
-            self._barrier.round + 1, self._later_series(""), error, arrived=False
-        )
+        return self._note_loss(self._barrier.round + 1, self._series_of(""), error, arrived=False)
 
     # What the protocol's operations need: see `protocol.Performer`.
 
@@ -353,17 +358,7 @@ class Rounds:
     ) -> Verdict | None:
         """Take the steps of a round one by one, looked after by the watcher."""
         series = self._series
-        listened = bool(plugin_manager.hook.barrier_waiting.get_hookimpls())
-        slow = self._slow = SlowRound(
-            number=number,
-            tag=series.tag,
-            keys=series.keys(number),
-            started=self._started,
-            report=partial(report, self._barrier),
-            report_after=[self._barrier.warn_after_secs]
-            if listened and self._barrier.warn_after_secs
-            else [],
-        )
+        slow = self._slow = slow_round(self._barrier, number, series, self._started)
         self._limit_secs = timeout_secs
         self._deadline = self._started + timeout_secs + self._stagger_secs
         self._watcher.attend(slow)

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
-import time
-from types import TracebackType
 
-from barrier_core.options import LONGEST_WAIT_SECS
+from barrier_core.agreement.overdue import Overdue
 
 logger = logging.getLogger("barrier_core")
 
 
-class SettingUp:
+class SettingUp(Overdue):
     """Logs a line when a set-up has waited for the soft limit, and at widening intervals.
 
-    A thread of its own does it: whatever the set-up waits in, it may be one call. There is no
-    barrier yet that an observer could be told of.
+    There is no barrier yet that an observer could be told of.
 
     Args:
         rank: Who waits.
@@ -35,50 +31,19 @@ class SettingUp:
         limit_secs: float,
         waits_for: str,
     ) -> None:
+        super().__init__(warn_after_secs, self._log)
         self.waits_for = waits_for
         """What it waits for now, in words; any thread may change it."""
         self._rank = rank
         self._prefix = prefix
         self._limit = "" if math.isinf(limit_secs) else f"; gives up after {limit_secs:g} s"
-        self._started = time.monotonic()
-        self._warn_after_secs = warn_after_secs
-        self._is_over = threading.Event()
-        self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> SettingUp:
-        """Begin."""
-        if self._warn_after_secs is not None:
-            self._thread = threading.Thread(target=self._warn, args=(self._warn_after_secs,))
-            self._thread.daemon = True
-            try:
-                self._thread.start()
-            except RuntimeError:  # no thread can be started, which the set-up will say
-                self._thread = None
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End; the thread has ended on return."""
-        self._is_over.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _warn(self, after_secs: float) -> None:
-        while True:
-            left = max(self._started + after_secs - time.monotonic(), 0.0)
-            if self._is_over.wait(min(left, LONGEST_WAIT_SECS)):
-                return
-            if left <= LONGEST_WAIT_SECS:
-                logger.warning(
-                    "rank %d has waited for %.0f s to set up %r: %s%s",
-                    self._rank,
-                    time.monotonic() - self._started,
-                    self._prefix,
-                    self.waits_for,
-                    self._limit,
-                )
-                after_secs *= 2
+    def _log(self, waited_secs: float) -> None:
+        logger.warning(
+            "rank %d has waited for %.0f s to set up %r: %s%s",
+            self._rank,
+            waited_secs,
+            self._prefix,
+            self.waits_for,
+            self._limit,
+        )

@@ -6,9 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-from barrier_core.agreement.keys import RoundKeys
-from barrier_core.hooks import ObservedBarrier, notify
+from barrier_core.agreement.keys import RoundKeys, Series
+from barrier_core.hooks import ObservedBarrier, notify, plugin_manager
 from barrier_core.verdict import RankStatus
 
 
@@ -52,6 +53,27 @@ class SlowRound:
                     return  # the other thread has just begun
                 report(self, waited)
                 self.report_after.append(after * 2)
+
+
+def slow_round(barrier: ObservedBarrier, number: int, series: Series, started: float) -> SlowRound:
+    """Return a round that has become slow.
+
+    Args:
+        barrier: The barrier that it is of.
+        number: The round's number.
+        series: Of the tag that the rank has come with.
+        started: When the rank has entered it, in monotonic seconds.
+    """
+    listened = bool(plugin_manager.hook.barrier_waiting.get_hookimpls())
+    warn_after_secs = barrier.warn_after_secs if listened else None
+    return SlowRound(
+        number=number,
+        tag=series.tag,
+        keys=series.keys(number),
+        started=started,
+        report=partial(report, barrier),
+        report_after=[] if warn_after_secs is None else [warn_after_secs],
+    )
 
 
 def report(barrier: ObservedBarrier, slow: SlowRound, waited_secs: float) -> None:
