@@ -329,6 +329,7 @@ SOME_FILES = st.tuples(st.booleans(), st.lists(SOME_LINES, max_size=8)).map(
 )
 
 
+@pytest.mark.fuzz
 @settings(max_examples=size(20, 2000), deadline=None)
 @given(files=st.lists(SOME_FILES, max_size=3))
 def test_whatever_the_files_hold_the_report_ends_with_a_page_or_a_clear_message(

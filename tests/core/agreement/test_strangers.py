@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from barrier_core import (
@@ -39,8 +38,10 @@ from barrier_core.agreement.round_log import (
 from barrier_core.agreement.sealing import SealingClient, derive
 from barrier_core.agreement.store import StoreAccess
 from barrier_core.backends.local import STORE, LocalClient
+from tests.fuzz.anything import fuzz
 from tests.support.local_ranks import LocalJob, arriving
 
+_numbers = itertools.count()
 SECRET = "correct horse battery staple"
 KEYS: dict[str, Callable[[Keys], str]] = {
     "log": lambda keys: keys.round(1, "").log,
@@ -127,7 +128,7 @@ def test_a_round_does_not_pass_because_a_stranger_says_so(
     arriving(barriers[2]).outcomes()
 
 
-@given(st.binary(max_size=200))
+@fuzz(st.binary(max_size=200))
 def test_what_no_rank_writes_is_left_out_of_a_log_or_is_a_foreign_record(data: bytes) -> None:
     parse(data, 3)
     all_tags(data)
@@ -142,6 +143,36 @@ def test_what_no_rank_writes_is_left_out_of_a_log_or_is_a_foreign_record(data: b
     ):
         with suppress(ForeignRecordError):
             read(data)
+
+
+@fuzz(
+    st.dictionaries(st.sampled_from(sorted(KEYS)), st.binary(max_size=60), min_size=1),
+    st.booleans(),
+)
+def test_whatever_stands_at_the_keys_a_round_fails_in_time_with_a_verdict(
+    values: dict[str, bytes], before: bool
+) -> None:
+    job = LocalJob("strangers-fuzz")
+
+    def write() -> None:
+        STORE.values.update({KEYS[key](job.keys): value for key, value in values.items()})
+
+    try:
+        if before:
+            write()
+        try:
+            barrier = job.barrier(0, 3, timeout_secs=0.01, generation=f"{next(_numbers)}")
+        except BarrierError:
+            return
+        job.keys = barrier._keys
+        write()
+        with pytest.raises(BarrierFailedError) as raised:
+            barrier.execute_barrier()
+        assert barrier.failed is raised.value
+        barrier.close()
+    finally:
+        for key in job.stored:
+            STORE.values.pop(key, None)
 
 
 JSON = st.recursive(
@@ -162,7 +193,7 @@ GENUINE: list[Any] = [
 ]
 
 
-@given(st.sampled_from(GENUINE), st.data())
+@fuzz(st.sampled_from(GENUINE), st.data())
 def test_a_record_with_one_field_changed_is_read_or_is_a_foreign_record(
     genuine: Any, data: st.DataObject
 ) -> None:
