@@ -40,19 +40,21 @@ def test_ranks_that_have_raised_release_no_late_rank(
     monkeypatch.setattr("barrier_core.agreement.watcher.Watcher.tell", lambda *_: None)
     barriers = [job.make(rank) for rank in range(4)]
     with RankThreads(4) as ranks:
+        for call in ranks.start_all(arrive_as, barriers, 20):
+            call.result(30)
         try:
             if freezes == "before they arrive":
                 store_process.stop()
             calls = ranks.start_all(arrive_as, barriers, 0.6, ranks=[0, 1, 2])
             if freezes == "while they wait":
-                wait_until_arrived(job, [0, 1, 2])
+                wait_until_arrived(job, [0, 1, 2], number=2)
                 store_process.stop()
             errors = [call.error(20) for call in calls]
         finally:
             store_process.cont()
         assert {type(error) for error in errors} == {BarrierConnectionError}
         with closing(client_of(job)) as client, suppress(AssertionError, TimeoutError):
-            log = keys_of(job).round(1, "").log
+            log = keys_of(job).round(2, "").log
 
             def is_broken() -> bool:
                 return parse(client.read([log])[0] or b"").broken_by is not None
