@@ -16,7 +16,8 @@ from collections.abc import Callable
 from barrier_core.plugin_api import StoreLostError, StoreNotTriedError, exhausted
 
 _RETRY_SECS = 0.1
-_SLICE_SECS = 0.1
+_SLICE_SECS = 0.5
+"""Rather long: where thousands wait for a slow store, each wake-up makes it slower."""
 
 StillWaiting = Callable[[str], object]
 """Is told, after each slice of a wait, why nothing has come of it yet, or the empty string. What it
