@@ -306,4 +306,5 @@ if child:
     output, errors = process.communicate(timeout=60)
 
     assert output == "the child ended with 0\n"
-    assert errors.count("is left out") == 1
+    # Another one that is installed may take longer than that, where the machine is busy.
+    assert errors.count("BARRIER_OBSERVERS_BLOCK=slow") == 1

@@ -24,7 +24,7 @@ ROUNDS = 30
 TIMEOUT_SECS = 3.0
 PREFIX = "soak"
 _VERDICT_SECS = 30.0
-_CHILD_LIVES_SECS = 60
+_CHILD_LIVES_SECS = 300
 """How long a forked child lives at most, whatever becomes of the soak test."""
 _REFUSED = 3
 """Exit code of a child whose call was refused."""
