@@ -41,6 +41,9 @@ _MONITORS = 3
 """Ranks that look who is missing as often as that: the first to arrive. All would cost O(N^2)."""
 _OTHERS_LOOK_SECS = 0.1
 """Seconds between the looks of all other ranks together, in case the monitors themselves die."""
+_MANY = 32  # ranks
+_SPREAD_SECS = 0.01
+"""Seconds per rank over which the first looks of many are spread, up to `LOOK_SECS`."""
 _PROGRESS_SECS = 0.5
 """How often progress is sent on, at most."""
 _LONGEST_RETRY_SECS = 5.0
@@ -139,7 +142,10 @@ class Watcher:
         """Look after a slow round from now on; None: it is over."""
         self._slow = slow
         if slow is not None:
-            self._next_look = 0.0
+            # Of many, not all at once: each look of a round that has just begun to wait costs O(N).
+            spread = random.random() * min(self._world_size * _SPREAD_SECS, LOOK_SECS)
+            many = self._world_size > _MANY
+            self._next_look = time.monotonic() + spread if many else 0.0
             self._start()
             self._wake_up.call()
 
