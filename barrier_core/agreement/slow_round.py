@@ -78,15 +78,7 @@ def slow_round(barrier: ObservedBarrier, number: int, series: Series, started: f
 
 def report(barrier: ObservedBarrier, slow: SlowRound, waited_secs: float) -> None:
     """Tell the observers who is missing. Runs on the watcher's thread."""
-    notify(
-        "barrier_waiting",
-        barrier=barrier,
-        round=slow.number,
-        tag=slow.tag,
-        waited_secs=waited_secs,
-        missing=slow.missing,
-        reporter=slow.arrived[:1] == [barrier.rank_info.global_rank],
-    )
+    _tell(barrier, slow, waited_secs, slow.missing, _is_first(barrier, slow))
 
 
 def report_silence(
@@ -94,18 +86,33 @@ def report_silence(
 ) -> None:
     """Tell the observers that the store does not answer, by naming the rank that hosts it.
 
-    Each rank does: none knows what the others see. Runs on the waiting thread.
+    Each rank does: none knows what the others see. Runs on the waiting thread, or beside it.
     """
     missing = [status for status in slow.missing if host is None or status.rank != host.rank]
     if host is not None:
         missing.insert(0, host)
     if missing:
-        notify(
-            "barrier_waiting",
-            barrier=barrier,
-            round=slow.number,
-            tag=slow.tag,
-            waited_secs=waited_secs,
-            missing=tuple(missing),
-            reporter=host is not None or slow.arrived[:1] == [barrier.rank_info.global_rank],
-        )
+        reporter = host is not None or _is_first(barrier, slow)
+        _tell(barrier, slow, waited_secs, tuple(missing), reporter)
+
+
+def _is_first(barrier: ObservedBarrier, slow: SlowRound) -> bool:
+    return slow.arrived[:1] == [barrier.rank_info.global_rank]
+
+
+def _tell(
+    barrier: ObservedBarrier,
+    slow: SlowRound,
+    waited_secs: float,
+    missing: tuple[RankStatus, ...],
+    reporter: bool,
+) -> None:
+    notify(
+        "barrier_waiting",
+        barrier=barrier,
+        round=slow.number,
+        tag=slow.tag,
+        waited_secs=waited_secs,
+        missing=missing,
+        reporter=reporter,
+    )
