@@ -162,7 +162,10 @@ class TCPStoreAccess(StoreAccess):
             if self._hosted_by_rank_0
             else "check that its server still runs"
         )
-        return BarrierSetupError(f"rank {rank} cannot reach the {endpoint}: {error}; {remedy}")
+        return BarrierSetupError(
+            f"rank {rank} cannot reach the {endpoint} within {self.set_up_secs:g} s: {error}; "
+            f"{remedy}"
+        )
 
 
 def default_port(job_id: str) -> int:

@@ -47,9 +47,7 @@ def connect(
             if (why := exhausted(error)) is not None:
                 raise StoreNotTriedError(why) from None
             if time.monotonic() + _RETRY_SECS >= deadline:
-                raise StoreLostError(
-                    f"nobody answers at {host}:{port} within {patience_secs:g} s ({error})"
-                ) from None
+                raise StoreLostError(f"nobody answers at {host}:{port} ({error})") from None
             still_waiting(error.strerror or str(error))
             time.sleep(_RETRY_SECS)
 
